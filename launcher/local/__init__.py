@@ -1,0 +1,1 @@
+"""A SageMaker-compatible endpoint on this machine."""
