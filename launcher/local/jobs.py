@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS job (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
     document TEXT NOT NULL,
+    request TEXT NOT NULL,
     tags TEXT NOT NULL DEFAULT '{}',
     ask TEXT,
     runner_pid INTEGER,
@@ -57,25 +58,33 @@ class JobBook:
 
     # The Describe document
 
-    def add(self, document: Document) -> None:
-        """Enter a job; raises NameTaken."""
+    def add(
+        self, document: Document, *, tags: dict[str, str] | None = None, request: Document | None = None
+    ) -> None:
+        """Enter a job, with the request that made it as it came; raises NameTaken."""
+        row = (document["TrainingJobName"], *map(json.dumps, (document, tags or {}, request or {})))
         with self._transaction() as db:
             try:
-                db.execute(
-                    "INSERT INTO job (name, document) VALUES (?, ?)",
-                    (document["TrainingJobName"], json.dumps(document)),
-                )
+                db.execute("INSERT INTO job (name, document, tags, request) VALUES (?, ?, ?, ?)", row)
             except sqlite3.IntegrityError as error:
                 raise NameTaken(document["TrainingJobName"]) from error
 
     def get(self, name: str) -> Document:
         return _load(self._column(name, "document"))
 
+    def request(self, name: str) -> Document:
+        """The CreateTrainingJob request, as it was received."""
+        return _load(self._column(name, "request"))
+
     def all(self) -> list[Document]:
         """Every job, oldest first."""
         with self._lock:
             rows = self._db.execute("SELECT document FROM job WHERE NOT deleted ORDER BY number").fetchall()
         return [_load(row[0]) for row in rows]
+
+    def unfinished(self) -> list[Document]:
+        """The jobs that have not come to their end, oldest first."""
+        return [document for document in self.all() if document["TrainingJobStatus"] not in TERMINAL]
 
     def update(self, name: str, **fields: Any) -> Document:
         """Set fields of the document, and its LastModifiedTime."""
@@ -164,8 +173,8 @@ class JobBook:
             if self._db.in_transaction:
                 yield self._db
                 return
-            # IMMEDIATE: a transaction that reads first and writes later fails at once if another process wrote
-            # in between, whatever the timeout.
+            # IMMEDIATE: a transaction that reads first and writes later fails at once, whatever the timeout,
+            # if another process wrote in between.
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
