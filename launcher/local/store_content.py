@@ -1,0 +1,155 @@
+"""The bytes of the object store: files written once, under unique names, that count while the index has them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import time
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from launcher.local.store_index import Index, is_referenced
+from launcher.local.store_model import Content, Source, StoreError
+
+CHUNK = 1 << 20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+CANNOT_CLONE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class ContentFolder:
+    """A file is locked from its first byte until its row is committed: so a sweep knows that it is being written."""
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self._folder = folder
+        self._index = index
+
+    @contextmanager
+    def receiving(self, source: Source, algorithms: Sequence[str] = ()) -> Iterator[Content]:
+        """The source's bytes on disk; they stay if the block makes the index name them, else they go."""
+        with self._new_file() as (name, file):
+            digests = Digests(algorithms)
+            for chunk in iter_chunks(source):
+                file.write(chunk)
+                digests.update(chunk)
+            file.flush()
+            yield Content(name, digests.size, digests.md5.digest(), digests.raw())
+
+    @contextmanager
+    def joining(self, names: Sequence[str]) -> Iterator[str]:
+        """One file with the bytes of several, copied inside the kernel."""
+        with self._new_file() as (name, target):
+            for part in names:
+                with self.open(part) as source:
+                    copy_bytes(source, target)
+            yield name
+
+    def open(self, name: str) -> BinaryIO:
+        return self._path(name).open("rb")
+
+    def release(self, names: Iterable[str]) -> None:
+        """Remove those files that no row names any more; call it after the commit."""
+        with self._index.reading() as db:
+            unused = [name for name in names if not is_referenced(db, name)]
+        for name in unused:
+            self._path(name).unlink(missing_ok=True)
+
+    def sweep(self, older_than_s: float) -> int:
+        """Remove what crashed writers left; returns how many files that were."""
+        horizon = time.time() - older_than_s
+        with self._index.reading() as db:
+            named = {
+                row[0] for row in db.execute("SELECT file FROM objects UNION ALL SELECT file FROM parts")
+            }
+        suspects = [path for path in self._folder.glob("*/*") if path.name not in named]
+        return sum(self._remove_if_abandoned(path, horizon) for path in suspects)
+
+    def _remove_if_abandoned(self, path: Path, horizon: float) -> bool:
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_mtime < horizon:
+                self.release([path.name])
+                return True
+        return False
+
+    @contextmanager
+    def _new_file(self) -> Iterator[tuple[str, BinaryIO]]:
+        name = uuid.uuid4().hex
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb", buffering=1 << 16) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                with naming_full_disk(path):
+                    yield name, file
+            except BaseException:
+                self.release([name])
+                raise
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name[:2] / name
+
+
+class Digests:
+    """Size, MD5, CRC32 and what else the client asked for, in the one pass over the bytes."""
+
+    def __init__(self, algorithms: Sequence[str] = ()) -> None:
+        self.size = 0
+        self.md5 = hashlib.md5(usedforsecurity=False)
+        self._crc32 = 0
+        self._others = {name: hashlib.new(name) for name in algorithms if name in ("sha1", "sha256")}
+
+    def update(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        self.md5.update(chunk)
+        self._crc32 = zlib.crc32(chunk, self._crc32)
+        for digest in self._others.values():
+            digest.update(chunk)
+
+    def raw(self) -> dict[str, bytes]:
+        others = {name: digest.digest() for name, digest in self._others.items()}
+        return {"crc32": self._crc32.to_bytes(4, "big"), **others}
+
+
+def iter_chunks(source: Source) -> Iterator[bytes]:
+    if not hasattr(source, "read"):
+        yield from source
+        return
+    while chunk := source.read(CHUNK):
+        yield chunk
+
+
+def copy_bytes(source: BinaryIO, target: BinaryIO) -> None:
+    """Append the source, from its start, to the target; both are unbuffered or flushed."""
+    left, offset = os.fstat(source.fileno()).st_size, 0
+    while left:
+        copied = copy_range(source.fileno(), target.fileno(), left, offset)
+        if not copied:
+            raise OSError(errno.EIO, "the file ended early while it was copied")
+        left, offset = left - copied, offset + copied
+
+
+def copy_range(source: int, target: int, count: int, offset: int) -> int:
+    try:
+        return os.copy_file_range(source, target, count, offset)
+    except OSError as error:
+        if error.errno not in CANNOT_CLONE:
+            raise
+        return os.sendfile(target, source, offset, count)  # works across file systems
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        # 507 and not 503: clients would repeat the whole upload on a 503
+        message = f"Writing under {path.parent.parent} failed: {error.strerror}. Free some space and repeat."
+        raise StoreError("InsufficientStorage", 507, message) from error
