@@ -1,0 +1,106 @@
+"""Objects: put if absent, get in part, list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.aws.errors import explain, explained
+from launcher.aws.session import Session
+from launcher.errors import CloudError
+from launcher.progress import Advance
+
+PART_BYTES = 16 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
+ABSENT = {"404", "NoSuchKey", "NotFound"}
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    size: int
+    etag: str
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def find_object(session: Session, bucket: str, key: str) -> ObjectInfo | None:
+    from botocore.exceptions import ClientError
+
+    with explained(f"looking for s3://{bucket}/{key}"):
+        try:
+            head = session.client("s3").head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") in ABSENT:
+                return None
+            raise
+    return ObjectInfo(head["ContentLength"], head["ETag"])
+
+
+def upload_file(session: Session, path: Path, bucket: str, key: str, progress: Advance | None = None) -> None:
+    """Multipart for large files; an upload cut half-way leaves no object, and its parts are aborted."""
+    from boto3.exceptions import S3UploadFailedError
+    from boto3.s3.transfer import S3Transfer, TransferConfig
+
+    doing = f"uploading {path} to s3://{bucket}/{key}"
+    config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
+    with explained(doing), S3Transfer(client=session.client("s3"), config=config) as transfer:
+        try:
+            transfer.upload_file(str(path), bucket, key, callback=progress)
+        except S3UploadFailedError as error:
+            raise _upload_error(doing, error) from error
+
+
+def _upload_error(doing: str, error: Exception) -> Exception:
+    """boto3 wraps what happened in words of its own; the cause has the code."""
+    cause = error.__cause__ or error.__context__
+    answer = getattr(cause, "response", {}).get("Error")
+    return (
+        explain(doing, answer)
+        if answer
+        else CloudError(f"While {doing}: {error}", hint="Submit again: what arrived whole is kept.")
+    )
+
+
+def put_bytes(session: Session, content: bytes, bucket: str, key: str, **conditions: str) -> bool:
+    """Write one small object; False when a condition (IfNoneMatch, IfMatch) did not hold."""
+    from botocore.exceptions import ClientError
+
+    with explained(f"writing s3://{bucket}/{key}"):
+        try:
+            session.client("s3").put_object(Bucket=bucket, Key=key, Body=content, **conditions)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
+                return False
+            raise
+    return True
+
+
+def get_bytes(session: Session, bucket: str, key: str) -> tuple[bytes, str]:
+    """A small object's content and etag."""
+    with explained(f"reading s3://{bucket}/{key}"):
+        answer = session.client("s3").get_object(Bucket=bucket, Key=key)
+        return answer["Body"].read(), answer["ETag"]
+
+
+def delete_object(session: Session, bucket: str, key: str) -> None:
+    with explained(f"deleting s3://{bucket}/{key}"):
+        session.client("s3").delete_object(Bucket=bucket, Key=key)
+
+
+def iter_chunks(session: Session, bucket: str, key: str, start: int, etag: str) -> Iterator[bytes]:
+    """The object's bytes from `start` on, as long as it is still the one with this etag."""
+    with explained(f"downloading s3://{bucket}/{key}"):
+        answer: Any = session.client("s3").get_object(Bucket=bucket, Key=key, Range=f"bytes={start}-", IfMatch=etag)
+        yield from answer["Body"].iter_chunks(CHUNK_BYTES)
+
+
+def iter_keys(session: Session, bucket: str, prefix: str) -> Iterator[str]:
+    with explained(f"listing s3://{bucket}/{prefix}"):
+        for page in session.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", []):
+                yield entry["Key"]

@@ -1,0 +1,63 @@
+"""The site a plan is carried out at: account, region, bucket, role. Found once, before anything is sent."""
+
+from __future__ import annotations
+
+import os
+
+from launcher.aws.errors import explained
+from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Session
+from launcher.errors import SiteError
+from launcher.recipe import Recipe
+from launcher.request import Site
+
+LOCAL_SITE = Site(
+    account=LOCAL_ACCOUNT,
+    region=LOCAL_REGION,
+    bucket=f"launcher-{LOCAL_ACCOUNT}",
+    role=f"arn:aws:iam::{LOCAL_ACCOUNT}:role/launcher-local",
+)
+# Well-formed, so that the request can be validated, and plainly nobody's.
+PLACEHOLDER_ACCOUNT = "000000000000"
+
+
+def offline_site(recipe: Recipe) -> Site:
+    """The site as far as it is known without a network; the rest are placeholders."""
+    if recipe.compute.place == "local":
+        return LOCAL_SITE
+    region = recipe.compute.region or os.environ.get("AWS_REGION") or "us-east-1"
+    return Site(
+        account=PLACEHOLDER_ACCOUNT,
+        region=region,
+        bucket=recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET") or f"launcher-{PLACEHOLDER_ACCOUNT}-{region}",
+        role=_role_arn(_wanted_role(recipe) or "launcher-placeholder", PLACEHOLDER_ACCOUNT),
+    )
+
+
+def find_site(session: Session, recipe: Recipe) -> Site:
+    if session.place == "local":
+        _ensure_local_bucket(session)
+        return LOCAL_SITE
+    role, bucket = _wanted_role(recipe), recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET", "")
+    if not role or not bucket:
+        missing = " and ".join(name for name, value in (("role", role), ("bucket", bucket)) if not value)
+        raise SiteError(
+            f"A job on {recipe.compute.instance} needs a {missing}, and the recipe names none.",
+            hint="Set compute.role and output.bucket in the recipe (or LAUNCHER_ROLE and LAUNCHER_BUCKET), "
+            "or run on this machine with --instance local.",
+        )
+    with explained("asking who is signed in"):
+        account = session.client("sts").get_caller_identity()["Account"]
+    return Site(account, session.region, bucket, _role_arn(role, account))
+
+
+def _wanted_role(recipe: Recipe) -> str:
+    return recipe.compute.role or os.environ.get("LAUNCHER_ROLE", "")
+
+
+def _role_arn(role: str, account: str) -> str:
+    return role if role.startswith("arn:") else f"arn:aws:iam::{account}:role/{role}"
+
+
+def _ensure_local_bucket(session: Session) -> None:
+    with explained("making the local bucket"):
+        session.client("s3").create_bucket(Bucket=LOCAL_SITE.bucket)

@@ -1,0 +1,50 @@
+"""The command line: parse -> one API call -> console. One file for each noun."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from launcher.cli import jobs, local, recipes
+from launcher.cli.following import INTERRUPTED
+from launcher.errors import LauncherError
+
+EXAMPLES = """examples:
+  launcher submit --instance local                      train the shipped sample on this machine
+  launcher submit my.toml --instance ml.g5.xlarge       train on SageMaker
+  launcher submit --train rows.jsonl --set lora.r=8     your rows, another rank
+  launcher plan my.toml --json                          the exact request, nothing sent
+  launcher logs -f my-run-20260101-120000               follow a job from anywhere
+exit codes: 0 done, 1 bug, 2 your input, 3 AWS refused, 4 job failed, 5 job stopped, 130 interrupted"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = make_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = args.run
+    try:
+        return run(args)
+    except LauncherError as error:
+        from launcher import console
+
+        console.print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # `launcher logs JOB | head` closed the pipe; nothing is wrong
+        return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="launcher",
+        description="Fine-tune language models with QLoRA on Amazon SageMaker, or on this machine along the same road.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+    recipes.add_verbs(verbs)
+    jobs.add_verbs(verbs)
+    local.add_verbs(verbs)
+    return parser

@@ -1,0 +1,125 @@
+"""Verbs about jobs: status, logs, wait, stop, fetch, list."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from launcher.cli.following import INTERRUPTED, follow
+from launcher.cli.verbs import add_json, add_verb
+
+if TYPE_CHECKING:
+    from launcher.job import Job
+
+
+def add_verbs(verbs: Any) -> None:
+    status = add_verb(verbs, "status", run_status, "show what a job is doing", "status my-run")
+    logs = add_verb(verbs, "logs", run_logs, "print a job's log", "logs -f my-run")
+    logs.add_argument(
+        "-f", "--follow", action="store_true", help="go on until the job is over; Ctrl-C leaves it running"
+    )
+    wait = add_verb(verbs, "wait", run_wait, "wait until a job is over; the exit code is the job's", "wait my-run")
+    wait.add_argument("--timeout", type=float, help="give up waiting after this many seconds")
+    stop = add_verb(verbs, "stop", run_stop, "stop a job; it saves its adapter so far", "stop my-run")
+    fetch = add_verb(verbs, "fetch", run_fetch, "download a job's adapter", "fetch my-run --out adapter/")
+    fetch.add_argument("--out", default="", help="folder for the adapter (default: runs/<job>)")
+    for parser in (status, logs, wait, stop, fetch):
+        parser.add_argument("name", help="a job's name, or its beginning")
+        parser.add_argument(
+            "--at", choices=("aws", "local"), help="where to look (default: wherever it was submitted to)"
+        )
+        add_json(parser)
+    listing = add_verb(verbs, "list", run_list, "list jobs, the newest first", "list")
+    listing.add_argument("--at", choices=("aws", "local"), help="only this place")
+    listing.add_argument("--limit", type=int, default=50)
+    add_json(listing)
+
+
+def _attach(args: argparse.Namespace) -> Job:
+    from launcher.job import attach
+
+    return attach(args.name, args.at)
+
+
+def run_status(args: argparse.Namespace) -> int:
+    from launcher import console
+
+    state = _attach(args).state()
+    if args.json:
+        console.data_json(state.describe())
+    else:
+        console.print_pairs(console.state_rows(state))
+    return 0
+
+
+def run_logs(args: argparse.Namespace) -> int:
+    from launcher import console
+
+    job = _attach(args)
+    if args.json:
+        for line in job.logs(follow=args.follow):
+            console.data_line_json(line)
+        return 0
+    if not args.follow:
+        for line in job.logs():
+            console.data(line)
+        return 0
+    code = follow(job)
+    if code == 0:
+        job.check(job.state())
+    return code
+
+
+def run_wait(args: argparse.Namespace) -> int:
+    from launcher import console
+
+    job = _attach(args)
+    try:
+        state = job.wait(args.timeout)
+    except KeyboardInterrupt:
+        console.say(f"{job.name} goes on without you; `launcher wait {job.name}` waits again.")
+        return INTERRUPTED
+    except TimeoutError as error:
+        console.say(str(error))
+        return INTERRUPTED
+    if args.json:
+        console.data_json(state.describe())
+    else:
+        console.print_pairs(console.state_rows(state))
+    return 0
+
+
+def run_stop(args: argparse.Namespace) -> int:
+    from launcher import console
+
+    job = _attach(args)
+    job.stop()
+    if args.json:
+        console.data_json(job.state().describe())
+    else:
+        console.say(f"{job.name} is stopping and saves what it has; `launcher wait {job.name}` waits for its end.")
+    return 0
+
+
+def run_fetch(args: argparse.Namespace) -> int:
+    from launcher import console
+
+    job = _attach(args)
+    adapter = job.fetch(args.out, console.track)
+    if args.json:
+        console.data_json({"adapter": str(adapter.folder), "base_model": adapter.base_model})
+    else:
+        console.print_adapter(job.name, adapter)
+    return 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    from launcher import console
+    from launcher.job import list_jobs
+
+    found = list_jobs(args.at, limit=args.limit)
+    if args.json:
+        console.data_json([job.describe() for job in found])
+    else:
+        console.print_jobs(found)
+    return 0

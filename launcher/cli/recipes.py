@@ -1,0 +1,179 @@
+"""Verbs about recipes: submit, plan, recipe show, recipe list."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.cli.following import INTERRUPTED, finish, follow
+from launcher.cli.verbs import add_json, add_verb
+from launcher.errors import RecipeError
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+    from launcher.recipe import Recipe
+
+# A flag people change daily -> the recipe key it sets.
+RECIPE_FLAGS = {
+    "instance": "compute.instance",
+    "model": "model.id",
+    "train": "data.train",
+    "eval": "data.eval",
+    "test": "data.test",
+    "max_runtime": "compute.max_runtime",
+    "max_wait": "compute.max_wait",
+    "spot": "compute.spot",
+}
+PATH_FLAGS = {"train", "eval", "test"}
+
+
+def add_verbs(verbs: Any) -> None:
+    submit = add_verb(
+        verbs, "submit", run_submit, "check, upload, start a job and follow it", "submit --instance local"
+    )
+    _add_recipe_flags(submit)
+    submit.add_argument(
+        "--fresh", action="store_true", help="start again, though the run has a checkpoint or is finished"
+    )
+    submit.add_argument("--detach", action="store_true", help="return as soon as the job is started")
+    submit.add_argument("--out", default="", help="folder for the adapter (default: runs/<job>)")
+    submit.add_argument("--json", action="store_true", help="print the job's state as JSON at the end")
+
+    plan = add_verb(
+        verbs, "plan", run_plan, "show what a submit would do; nothing is sent", "plan my.toml --instance ml.g5.xlarge"
+    )
+    _add_recipe_flags(plan)
+    plan.add_argument("--json", action="store_true", help="print the exact CreateTrainingJob request")
+
+    recipe = verbs.add_parser("recipe", help="show or list recipes").add_subparsers(metavar="VERB", required=True)
+    show = add_verb(
+        recipe,
+        "show",
+        run_recipe_show,
+        "print the merged recipe and where each value came from",
+        "recipe show > recipe.toml",
+    )
+    _add_recipe_flags(show)
+    add_json(show)
+    listing = add_verb(recipe, "list", run_recipe_list, "list the shipped recipes", "recipe list")
+    add_json(listing)
+
+
+def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", nargs="?", help="a TOML file or a shipped recipe (default: recipe.toml here, else the shipped one)"
+    )
+    parser.add_argument("--name", help="name of the run (default: the recipe's)")
+    parser.add_argument("--instance", help="local, or a type such as ml.g5.xlarge")
+    parser.add_argument("--model", help="Hub id, or a folder")
+    parser.add_argument("--train", metavar="JSONL", help="training rows")
+    parser.add_argument("--eval", metavar="JSONL", help="evaluation rows")
+    parser.add_argument("--test", metavar="JSONL", help="rows for the final evaluation")
+    parser.add_argument("--spot", action="store_true", default=None, help="on spot capacity")
+    parser.add_argument("--max-runtime", metavar="TIME", help="end the job after this, such as 90m or 4h")
+    parser.add_argument("--max-wait", metavar="TIME", help="for spot: end it after this, waiting included")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other key, such as lora.r=8"
+    )
+    parser.add_argument(
+        "--smoke", action=argparse.BooleanOptionalAction, default=None, help="train a small stand-in of the model"
+    )
+
+
+def load_recipe_from(args: argparse.Namespace) -> Recipe:
+    from launcher.recipe import load_recipe
+
+    overrides: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for text in args.set:
+        key, value = parse_setting(text)
+        overrides[key], origins[key] = value, "--set"
+    for flag, key in RECIPE_FLAGS.items():
+        value = getattr(args, flag)
+        if value is not None:
+            overrides[key], origins[key] = _flag_value(flag, value), f"--{flag.replace('_', '-')}"
+    return load_recipe(args.recipe, overrides, smoke=args.smoke, origins=origins)
+
+
+def _flag_value(flag: str, value: Any) -> Any:
+    """Paths on the command line start here, not at the recipe's folder."""
+    if flag in PATH_FLAGS or (flag == "model" and Path(value).is_dir()):
+        return str(Path(value).expanduser().absolute())
+    return value
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`lora.r=8` -> ("lora.r", 8): the value as TOML where it is, else as text."""
+    key, mark, value = text.partition("=")
+    if not mark or not key.strip():
+        raise RecipeError(f"--set {text} has no value.", hint="Write it as --set lora.r=8.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _make_plan(args: argparse.Namespace) -> Plan:
+    from launcher.plan import make_plan
+
+    return make_plan(load_recipe_from(args), args.name)
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    from launcher import console
+    from launcher.aws.shapes import check_request
+    from launcher.aws.site import offline_site
+    from launcher.request import make_request
+
+    plan = _make_plan(args)
+    site = offline_site(plan.recipe)
+    request = make_request(plan, site)
+    check_request(request)
+    if args.json:
+        console.data_json(request)
+    else:
+        console.print_pairs([*plan.rows(), ("bucket", site.bucket), ("role", site.role)])
+    return 0
+
+
+def run_submit(args: argparse.Namespace) -> int:
+    from launcher import console
+    from launcher.submission import submit
+
+    plan = _make_plan(args)
+    for note in plan.notes:
+        console.say(f"note: {note}")
+    job = submit(plan, fresh=args.fresh, say=console.say, track=console.track)
+    if job.name == plan.job_name:
+        console.say(f"started {job.name}")
+    if args.detach:
+        console.data(job.name)
+        console.say(f"  -> `launcher logs -f {job.name}` follows it")
+        return 0
+    code = follow(job)
+    return code if code == INTERRUPTED else finish(job, args.out or Path(plan.recipe.output.dir) / job.name, args.json)
+
+
+def run_recipe_show(args: argparse.Namespace) -> int:
+    from launcher import console
+
+    recipe = load_recipe_from(args)
+    if args.json:
+        console.data_json({key: {"value": recipe.value(key), "from": origin} for key, _, origin in recipe.rows()})
+    else:
+        console.print_recipe(recipe)
+    return 0
+
+
+def run_recipe_list(args: argparse.Namespace) -> int:
+    from launcher import console
+    from launcher.recipe import shipped_recipes
+
+    found = shipped_recipes()
+    if args.json:
+        console.data_json({name: str(path) for name, path in found.items()})
+    else:
+        console.print_pairs((name, str(path)) for name, path in found.items())
+    return 0

@@ -1,0 +1,194 @@
+"""Every print, table, progress bar and error panel. Data goes to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import LauncherError
+from launcher.results.metrics import Metrics, parse_metrics
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from launcher.job import JobState, JobSummary
+    from launcher.recipe import Recipe
+    from launcher.results.adapters import Adapter
+
+
+def data(text: str) -> None:
+    """One line of what was asked for."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def data_json(value: Any) -> None:
+    data(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def say(text: str) -> None:
+    """One line of talk."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _talk() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_pairs(rows: Iterable[tuple[str, str]]) -> None:
+    """A two-column table; plain lines, so that it reads the same in a terminal and in a file."""
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        data(f"{name:<{width}}  {value}")
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        data("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_error(error: LauncherError) -> None:
+    """What happened, then what to do next; never a traceback."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"  -> {error.hint}")
+
+
+def state_rows(state: JobState) -> list[tuple[str, str]]:
+    rows = [
+        ("job", state.name),
+        ("status", state.status.value),
+        ("doing", state.message),
+        ("place", state.place),
+        ("instance", state.instance),
+        ("created", f"{state.created:%Y-%m-%d %H:%M:%S %Z}"),
+    ]
+    if state.training_s is not None:
+        billed = f", {state.billed_s:,} s billed" if state.billed_s is not None else ""
+        rows.append(("time", f"{state.training_s:,} s{billed}"))
+    if state.model_uri:
+        rows.append(("model", state.model_uri))
+    if state.reason:
+        rows.append(("reason", state.reason))
+    return rows
+
+
+def print_jobs(found: Sequence[JobSummary]) -> None:
+    if not found:
+        say("No jobs yet. `launcher submit --instance local` starts one.")
+        return
+    rows = [(job.name, job.status.value, f"{job.created:%Y-%m-%d %H:%M:%S}", job.place) for job in found]
+    print_table(("JOB", "STATUS", "CREATED", "PLACE"), rows)
+
+
+@contextmanager
+def track(name: str, size: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar in bytes."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_talk(), transient=True) as bar:
+        task = bar.add_task(name, total=size)
+        yield lambda count: bar.advance(task, count)
+
+
+def follow(lines: Iterable[str]) -> None:
+    """A log as it comes: metric lines move a progress bar on a terminal, and are printed as they are elsewhere."""
+    if not sys.stderr.isatty():
+        for line in lines:
+            data(line)
+        return
+    with _training_bar() as bar:
+        task = bar.add_task("starting", total=None, numbers="")
+        for line in lines:
+            found = parse_metrics(line)
+            if found is None and sys.stdout.isatty():
+                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            elif found is None:
+                data(line)
+            else:
+                _advance(bar, task, found)
+
+
+def _training_bar() -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeElapsedColumn(),
+        console=_talk(),
+    )
+
+
+def _advance(bar: Progress, task: Any, found: Metrics) -> None:
+    step, steps = found.get("step"), found.get("steps")
+    if isinstance(step, float) and isinstance(steps, float):
+        bar.update(task, description="training", completed=int(step), total=int(steps))
+    numbers = metric_words(found)
+    if numbers:
+        bar.update(task, numbers=numbers)
+
+
+def metric_words(found: Metrics) -> str:
+    """The numbers people decide on."""
+    words = []
+    for key, word in (("loss", "loss"), ("eval_loss", "eval loss")):
+        if isinstance(value := found.get(key), float):
+            words.append(f"{word} {value:.3f}")
+    if isinstance(speed := found.get("tokens_per_second"), float):
+        words.append(f"{speed:,.0f} tok/s")
+    if isinstance(eta := found.get("eta_s"), float):
+        words.append(f"{int(eta) // 60}:{int(eta) % 60:02d} left")
+    return "  ".join(words)
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """For Jupyter."""
+    top = "".join(f"<th style='text-align:left'>{html.escape(cell)}</th>" for cell in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def data_line_json(text: str) -> None:
+    """One log line as one JSON line: the text, and its numbers where it has some."""
+    data(json.dumps({"message": text, "metrics": parse_metrics(text)}, ensure_ascii=False))
+
+
+def print_recipe(recipe: Recipe) -> None:
+    """As TOML that can be saved and edited; each value's origin stands in a comment."""
+    section = ""
+    for key, value, origin in recipe.rows():
+        head, _, name = key.rpartition(".")
+        if head != section:
+            data(f"\n[{head}]")
+            section = head
+        data(f"{name} = {value}  # {origin}")
+
+
+def print_adapter(job: str, adapter: Adapter) -> None:
+    data(str(adapter.folder))
+    say(f"the adapter of {job} ({adapter.bytes:,} bytes, base {adapter.base_model}) lies in {adapter.folder}")
+    say(f"  -> `launcher logs {job}` shows its log, `launcher list` every job")

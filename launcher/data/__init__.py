@@ -1,0 +1,1 @@
+"""Rows and channels: what is checked before anything is uploaded."""

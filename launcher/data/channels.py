@@ -1,0 +1,128 @@
+"""A channel: files checked and digested, and the key each will have in S3."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.data.rows import check_files
+from launcher.errors import DataError, RecipeError
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells cheaply that a file is still the one that was checked."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One file of a channel: `name` is what the container sees below the channel's folder."""
+
+    path: Path
+    name: str
+    sha256: str
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True)
+class Channel:
+    """`rows` is 0 for a channel that is not made of rows; `s3_uri` is set when the data already lies in S3."""
+
+    name: str
+    digest: str
+    uploads: tuple[Upload, ...] = ()
+    rows: int = 0
+    shape: str = ""
+    s3_uri: str = ""
+
+    @property
+    def bytes(self) -> int:
+        return sum(upload.fingerprint.size for upload in self.uploads)
+
+    @property
+    def key(self) -> str:
+        """A folder of its own for each content, since S3Prefix channels match by prefix."""
+        return f"data/{self.name}/{self.digest[:16]}/"
+
+    def words(self) -> str:
+        if self.s3_uri:
+            return self.s3_uri
+        rows = f"{self.rows:,} rows of {self.shape}, " if self.rows else f"{len(self.uploads)} files, "
+        return f"{rows}{self.bytes:,} bytes -> {self.key}"
+
+
+def take_fingerprint(path: Path) -> Fingerprint:
+    stat = path.stat()
+    return Fingerprint(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def rows_channel(name: str, path: Path) -> Channel:
+    """A .jsonl file, or a folder of them; every row is checked."""
+    files = _find_rows_files(name, path)
+    fingerprints = [take_fingerprint(file) for file in files]
+    checked = check_files(name, files)
+    single = len(files) == 1
+    uploads = tuple(
+        Upload(file, f"{name}.jsonl" if single else file.name, digest, fingerprint)
+        for file, digest, fingerprint in zip(files, checked.digests, fingerprints, strict=True)
+    )
+    return Channel(name, _digest(uploads), uploads, checked.rows, checked.shape)
+
+
+def folder_channel(name: str, folder: Path, *, wants: str) -> Channel:
+    """A folder with a model or an adapter; `wants` is the file that makes it one."""
+    if not (folder / wants).is_file():
+        raise RecipeError(
+            f"model: {folder} has no {wants}, so it holds no {name}.",
+            hint="Name the folder that save_pretrained wrote, or a Hub id such as Qwen/Qwen2.5-1.5B.",
+        )
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path, folder)]
+    uploads = tuple(
+        Upload(file, file.relative_to(folder).as_posix(), digest_file(file), take_fingerprint(file)) for file in files
+    )
+    return Channel(name, _digest(uploads), uploads)
+
+
+def s3_channel(name: str, uri: str) -> Channel:
+    if not uri.startswith("s3://") or not uri[5:].partition("/")[0]:
+        raise RecipeError(f"model: {uri} is not an S3 address.", hint="Write it as s3://bucket/folder/.")
+    return Channel(name, hashlib.sha256(uri.encode()).hexdigest(), s3_uri=uri.rstrip("/") + "/")
+
+
+def digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find_rows_files(name: str, path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.glob("*.jsonl") if file.is_file())
+        if not files:
+            raise DataError(
+                f"{path} holds no .jsonl file for the {name} channel.", hint="Name a .jsonl file, or its folder."
+            )
+        return files
+    if not path.exists():
+        raise DataError(
+            f"The {name} channel's file {path} does not exist.",
+            hint=f"Paths in a recipe start at the recipe's folder; --{name} starts here.",
+        )
+    if not path.is_file():
+        raise DataError(f"{path} is not a file that the {name} channel can be read from.")
+    return [path]
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _digest(uploads: tuple[Upload, ...]) -> str:
+    if len(uploads) == 1:
+        return uploads[0].sha256
+    listing = "\n".join(f"{upload.sha256} {upload.name}" for upload in uploads)
+    return hashlib.sha256(listing.encode()).hexdigest()

@@ -1,0 +1,39 @@
+"""Can the base model be had? Asked before anything is billed, with the standard library alone."""
+
+from __future__ import annotations
+
+import enum
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+TIMEOUT_S = 5.0
+
+
+class Found(enum.Enum):
+    YES = "yes"
+    NO = "no"
+    UNREACHABLE = "unreachable"
+
+
+def look_up(model: str, revision: str = "") -> Found:
+    """Ask the Hub for a model. A gated one counts as found: whether its gate opens is the token's business."""
+    base = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    url = f"{base}/api/models/{model}" + (f"/revision/{revision}" if revision else "")
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310  # https, or the mirror the user has set
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
+            return Found.YES
+    except urllib.error.HTTPError as error:
+        # The Hub answers 401 both for a private model and for one that does not exist.
+        return Found.NO if error.code in (401, 404) and not os.environ.get("HF_TOKEN") else Found.YES
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return Found.UNREACHABLE
+
+
+def is_cached(model: str) -> bool:
+    """Whether this machine's Hub cache holds a snapshot of the model."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    return any((cache / f"models--{model.replace('/', '--')}" / "snapshots").glob("*/config.json"))

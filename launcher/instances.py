@@ -1,0 +1,51 @@
+"""The GPU instances people train on: how many GPUs of which kind, with how much memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Instance:
+    gpus: int
+    gpu: str
+    gpu_memory_gb: int
+    memory_gb: int
+    nvme: bool = False
+
+
+INSTANCES = {
+    "ml.g4dn.xlarge": Instance(1, "T4", 16, 16, nvme=True),
+    "ml.g4dn.2xlarge": Instance(1, "T4", 16, 32, nvme=True),
+    "ml.g4dn.12xlarge": Instance(4, "T4", 16, 192, nvme=True),
+    "ml.g5.xlarge": Instance(1, "A10G", 24, 16, nvme=True),
+    "ml.g5.2xlarge": Instance(1, "A10G", 24, 32, nvme=True),
+    "ml.g5.4xlarge": Instance(1, "A10G", 24, 64, nvme=True),
+    "ml.g5.8xlarge": Instance(1, "A10G", 24, 128, nvme=True),
+    "ml.g5.16xlarge": Instance(1, "A10G", 24, 256, nvme=True),
+    "ml.g5.12xlarge": Instance(4, "A10G", 24, 192, nvme=True),
+    "ml.g5.24xlarge": Instance(4, "A10G", 24, 384, nvme=True),
+    "ml.g5.48xlarge": Instance(8, "A10G", 24, 768, nvme=True),
+    "ml.g6.xlarge": Instance(1, "L4", 24, 16, nvme=True),
+    "ml.g6.2xlarge": Instance(1, "L4", 24, 32, nvme=True),
+    "ml.g6.12xlarge": Instance(4, "L4", 24, 192, nvme=True),
+    "ml.g6.48xlarge": Instance(8, "L4", 24, 768, nvme=True),
+    "ml.g6e.xlarge": Instance(1, "L40S", 48, 32, nvme=True),
+    "ml.g6e.2xlarge": Instance(1, "L40S", 48, 64, nvme=True),
+    "ml.g6e.12xlarge": Instance(4, "L40S", 48, 384, nvme=True),
+    "ml.g6e.48xlarge": Instance(8, "L40S", 48, 1536, nvme=True),
+    "ml.p3.2xlarge": Instance(1, "V100", 16, 61),
+    "ml.p3.8xlarge": Instance(4, "V100", 16, 244),
+    "ml.p3.16xlarge": Instance(8, "V100", 16, 488),
+    "ml.p4d.24xlarge": Instance(8, "A100", 40, 1152, nvme=True),
+    "ml.p4de.24xlarge": Instance(8, "A100", 80, 1152, nvme=True),
+    "ml.p5.4xlarge": Instance(1, "H100", 80, 256, nvme=True),
+    "ml.p5.48xlarge": Instance(8, "H100", 80, 2048, nvme=True),
+    "ml.p5e.48xlarge": Instance(8, "H200", 141, 2048, nvme=True),
+    "ml.p5en.48xlarge": Instance(8, "H200", 141, 2048, nvme=True),
+}
+
+
+def find_instance(name: str) -> Instance | None:
+    """What is known of an instance type; None for a type this table does not list."""
+    return INSTANCES.get(name)

@@ -1,0 +1,292 @@
+"""A handle on one job, in the manner of concurrent.futures: it can be made anew from the name at any time."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from launcher import ledger
+from launcher.aws import jobs
+from launcher.aws.logs import iter_log_lines
+from launcher.aws.session import Session, open_session
+from launcher.errors import ArtifactError, CloudError, CredentialsError, JobFailed, JobStopped, UnknownJob
+from launcher.progress import Track, untracked
+from launcher.results.adapters import Adapter, fetch_adapter
+from launcher.results.metrics import Metrics, iter_metrics
+
+TAIL_LINES = 40
+STATUS_POLL_S = 5.0
+LOCAL_STATUS_POLL_S = 0.5
+
+
+class Status(enum.Enum):
+    """Ours; AWS's grow "subject to change", so unknown is a value."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    DOWNLOADING = "downloading"
+    TRAINING = "training"
+    UPLOADING = "uploading"
+    INTERRUPTED = "interrupted"
+    STOPPING = "stopping"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_over(self) -> bool:
+        return self in (Status.COMPLETED, Status.FAILED, Status.STOPPED)
+
+
+SECONDARY = {
+    "Pending": Status.PENDING,
+    "Starting": Status.STARTING,
+    "LaunchingMLInstances": Status.STARTING,
+    "PreparingTrainingStack": Status.STARTING,
+    "DownloadingTrainingImage": Status.DOWNLOADING,
+    "Downloading": Status.DOWNLOADING,
+    "Training": Status.TRAINING,
+    "Restarting": Status.STARTING,
+    "Updating": Status.TRAINING,
+    "Uploading": Status.UPLOADING,
+    "Interrupted": Status.INTERRUPTED,
+    "Stopping": Status.STOPPING,
+}
+PRIMARY = {
+    "Completed": Status.COMPLETED,
+    "Failed": Status.FAILED,
+    "Stopped": Status.STOPPED,
+    "Stopping": Status.STOPPING,
+}
+
+
+def make_status(description: dict[str, Any]) -> Status:
+    primary = PRIMARY.get(description["TrainingJobStatus"])
+    return primary or SECONDARY.get(description.get("SecondaryStatus", ""), Status.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What is known of a job at one moment."""
+
+    name: str
+    status: Status
+    message: str
+    reason: str
+    instance: str
+    created: datetime
+    started: datetime | None
+    ended: datetime | None
+    training_s: int | None
+    billed_s: int | None
+    model_uri: str
+    place: str
+
+    def describe(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            key: value.isoformat()
+            if isinstance(value, datetime)
+            else value.value
+            if isinstance(value, Status)
+            else value
+            for key, value in vars(self).items()
+        }
+
+
+class Job:
+    """One attempt at a run. Nothing is cached that can change."""
+
+    def __init__(self, name: str, session: Session) -> None:
+        self.name = name
+        self.session = session
+
+    def __repr__(self) -> str:
+        return f"Job({self.name!r}, place={self.session.place!r})"
+
+    def _repr_html_(self) -> str:
+        from launcher.console import html_table, state_rows
+
+        return html_table(["job", self.name], state_rows(self.state()))
+
+    @property
+    def run(self) -> str:
+        return self.name.rsplit("-", 2)[0]
+
+    def description(self) -> dict[str, Any]:
+        """AWS's own words."""
+        return jobs.describe_job(self.session, self.name)
+
+    def state(self) -> JobState:
+        return _make_state(self.description(), self.session.place)
+
+    @property
+    def status(self) -> Status:
+        return self.state().status
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        """The log so far; with follow, until the job is over."""
+        is_over = (lambda: self.status.is_over) if follow else (lambda: True)
+        return iter_log_lines(self.session, self.name, is_over=is_over)
+
+    def metrics(self) -> list[Metrics]:
+        """Every metric line of the log, in order."""
+        return list(iter_metrics(self.logs()))
+
+    def wait(self, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep) -> JobState:
+        """Until the job is over. Raises JobFailed or JobStopped; TimeoutError leaves the job running."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = STATUS_POLL_S if self.session.place == "aws" else LOCAL_STATUS_POLL_S
+        while not (state := self.state()).status.is_over:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"{self.name} is still {state.status.value} after {timeout:g} s; it goes on.")
+            sleep(pause)
+        return self.check(state)
+
+    def check(self, state: JobState) -> JobState:
+        """The state of a job that is over, if it ended well; else the error that tells how it ended."""
+        if state.status is Status.FAILED:
+            tail = list(self.logs())[-TAIL_LINES:]
+            raise JobFailed(
+                f"{self.name} failed: {state.reason}\n" + "\n".join(tail),
+                hint=f"`launcher logs {self.name}` shows all of it.",
+            )
+        if state.status is Status.STOPPED:
+            raise JobStopped(f"{self.name} was stopped: {state.message}", hint=_stopped_hint(self))
+        return state
+
+    def stop(self) -> None:
+        """Ask it to stop; it saves what it has."""
+        jobs.stop_job(self.session, self.name)
+
+    def fetch(self, folder: str | Path = "", track: Track = untracked) -> Adapter:
+        """Download the adapter into a folder (runs/<job> when none is given), check it, and return it."""
+        state = self.state()
+        if not state.status.is_over:
+            raise ArtifactError(
+                f"{self.name} is {state.status.value}; its model comes at the end.",
+                hint=f"`launcher wait {self.name}` waits for it.",
+            )
+        if not state.model_uri:
+            raise ArtifactError(f"{self.name} left no model: {state.reason or state.message}")
+        return fetch_adapter(self.session, state.model_uri, Path(folder or Path("runs") / self.name), track)
+
+
+def _stopped_hint(job: Job) -> str:
+    return f"`launcher fetch {job.name}` gets the adapter so far; another submit of {job.run} goes on from there."
+
+
+def _make_state(description: dict[str, Any], place: str) -> JobState:
+    transitions = description.get("SecondaryStatusTransitions") or [{}]
+    return JobState(
+        name=description["TrainingJobName"],
+        status=make_status(description),
+        message=transitions[-1].get("StatusMessage", "") or description.get("SecondaryStatus", ""),
+        reason=description.get("FailureReason", ""),
+        instance=description["ResourceConfig"].get("InstanceType", ""),
+        created=description["CreationTime"],
+        started=description.get("TrainingStartTime"),
+        ended=description.get("TrainingEndTime"),
+        training_s=description.get("TrainingTimeInSeconds"),
+        billed_s=description.get("BillableTimeInSeconds"),
+        model_uri=description.get("ModelArtifacts", {}).get("S3ModelArtifacts", ""),
+        place=place,
+    )
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """One line of `list`."""
+
+    name: str
+    status: Status
+    created: datetime
+    ended: datetime | None
+    place: str
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "status": self.status.value,
+            "created": self.created.isoformat(),
+            "ended": self.ended.isoformat() if self.ended else None,
+            "place": self.place,
+        }
+
+
+def list_jobs(place: str | None = None, *, contains: str = "", limit: int = 50) -> list[JobSummary]:
+    """The newest jobs, of one place or of every place this machine has used."""
+    found: list[JobSummary] = []
+    for session in _sessions(place):
+        for index, summary in enumerate(jobs.iter_jobs(session, contains)):
+            if index >= limit:
+                break
+            found.append(_make_summary(summary, session.place))
+    return sorted(found, key=lambda job: job.created, reverse=True)[:limit]
+
+
+def _make_summary(summary: dict[str, Any], place: str) -> JobSummary:
+    return JobSummary(
+        summary["TrainingJobName"],
+        make_status(summary),
+        summary["CreationTime"],
+        summary.get("TrainingEndTime"),
+        place,
+    )
+
+
+def attach(name: str, place: str | None = None) -> Job:
+    """The job of this name, or the only one whose name begins like this."""
+    known = [entry for entry in ledger.entries() if entry.job == name and place in (None, entry.place)]
+    if known:
+        return Job(name, open_session(known[-1].place, known[-1].region))
+    return _find_by_prefix(name, place)
+
+
+def _find_by_prefix(name: str, place: str | None) -> Job:
+    seen: list[str] = []
+    found: dict[str, Session] = {}
+    for session in _sessions(place):
+        for summary in jobs.iter_jobs(session, name):
+            seen.append(summary["TrainingJobName"])
+            if summary["TrainingJobName"] == name:
+                return Job(name, session)
+            if summary["TrainingJobName"].startswith(name):
+                found[summary["TrainingJobName"]] = session
+    if len(found) == 1:
+        return Job(*next(iter(found.items())))
+    if found:
+        raise UnknownJob(
+            f"{name!r} fits {len(found)} jobs: {', '.join(list(found)[:5])}.", hint="Give more of the name."
+        )
+    raise UnknownJob(f"There is no job {name!r}.", hint=_suggest_job(name))
+
+
+def _suggest_job(name: str) -> str:
+    close = difflib.get_close_matches(name, [entry.job for entry in ledger.entries()], n=1)
+    return f"Did you mean {close[0]}?" if close else "`launcher list` shows the jobs that can be seen from here."
+
+
+def _sessions(place: str | None) -> Iterator[Session]:
+    """Where to look: the place asked for, else where this machine has sent jobs, else the local endpoint."""
+    if place:
+        yield open_session(place)
+        return
+    places = {(entry.place, entry.region) for entry in ledger.entries()} or {("local", "")}
+    errors: list[CloudError] = []
+    for where, region in sorted(places, reverse=True):
+        try:
+            session = open_session(where, region)
+        except CredentialsError as error:
+            errors.append(error)  # signed out of AWS: what lies on this machine is still shown
+            continue
+        yield session
+    if errors and len(errors) == len(places):
+        raise errors[0]

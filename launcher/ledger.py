@@ -1,0 +1,43 @@
+"""Which place each job submitted from this machine went to, so that `status NAME` needs no flag."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from launcher.home import state_home
+
+
+@dataclass(frozen=True)
+class Entry:
+    job: str
+    place: str
+    region: str
+
+
+def record(entry: Entry) -> None:
+    path = _path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(entry)) + "\n")
+
+
+def entries() -> list[Entry]:
+    """Oldest first; a line cut by a crash is passed over."""
+    try:
+        lines = _path().read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    return [entry for entry in map(_parse, lines) if entry]
+
+
+def _parse(line: str) -> Entry | None:
+    try:
+        return Entry(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+
+
+def _path() -> Path:
+    return state_home() / "jobs.jsonl"

@@ -1,0 +1,256 @@
+"""make_plan(recipe) -> Plan: everything a submit will do, decided from files alone, before anything is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from container_src.sft import config as sft
+from launcher import images, instances
+from launcher.bundle import Bundle, make_bundle, source_folder
+from launcher.data.channels import Channel, folder_channel, rows_channel, s3_channel
+from launcher.errors import RecipeError, RunError
+from launcher.recipe import Recipe
+
+STAMP_FORMAT = "%Y%m%d-%H%M%S"
+JOB_NAME_LIMIT = 63
+RUN_NAME_LIMIT = JOB_NAME_LIMIT - len("-20260101-000000")
+RUN_NAME = re.compile(r"[a-z0-9](-*[a-z0-9])*")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a submit will do. Keys are below the site's bucket and the recipe's prefix."""
+
+    recipe: Recipe
+    run: str
+    stamp: str
+    image: images.Image | None
+    channels: tuple[Channel, ...]
+    bundle: Bundle
+    config: sft.TrainConfig
+    gpus: int
+    generation: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def job_name(self) -> str:
+        return f"{self.run}-{self.stamp}"
+
+    @property
+    def source_key(self) -> str:
+        return f"source/{self.bundle.digest[:16]}/sourcedir.tar.gz"
+
+    @property
+    def checkpoint_key(self) -> str:
+        """One folder per start from scratch: a fresh start can never meet an older one's checkpoints."""
+        return f"checkpoints/{self.run}/{self.generation}/"
+
+    @property
+    def is_distributed(self) -> bool:
+        return self.gpus * self.recipe.compute.count > 1
+
+    def resuming(self, generation: str) -> Plan:
+        """The same plan, going on from the checkpoints of an earlier job of this run."""
+        return dataclasses.replace(self, generation=generation)
+
+    def _repr_html_(self) -> str:
+        from launcher.console import html_table
+
+        return html_table(["plan", self.job_name], self.rows())
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The plan as people read it."""
+        compute, config = self.recipe.compute, self.config
+        image = (
+            f"pytorch {self.image.version}, transformers {self.image.transformers}"
+            if self.image
+            else self.recipe.image.uri
+        )
+        steps = f"{config.max_steps} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
+        batch = config.effective_batch_size * self.gpus * compute.count
+        rows = [
+            ("run", self.run),
+            ("model", config.model_name_or_path + (" (stand-in of its family)" if config.smoke else "")),
+            ("instance", self._instance_words()),
+            ("image", image),
+            *[(f"channel {channel.name}", channel.words()) for channel in self.channels],
+            ("bundle", f"{len(self.bundle.names)} files, {len(self.bundle.content):,} bytes -> {self.source_key}"),
+            ("training", f"{steps}, {batch} rows a step, {config.max_length} tokens a row, {config.optim}"),
+            ("adapter", f"r {config.lora_r}, alpha {config.lora_alpha}, {config.lora_target_modules}"),
+            ("checkpoints", self.checkpoint_key),
+            ("output", f"output/{self.job_name}/output/model.tar.gz"),
+            (
+                "limit",
+                f"{compute.max_runtime_s:,} s"
+                + (f", spot, waits at most {wait_s(self.recipe):,} s" if compute.spot else ""),
+            ),
+        ]
+        return rows + [("note", note) for note in self.notes]
+
+    def _instance_words(self) -> str:
+        compute = self.recipe.compute
+        count = f"{compute.count} x " if compute.count > 1 else ""
+        where = "this machine, in place of " if compute.place == "local" else ""
+        return f"{where}{count}{compute.instance}" + (f" ({self.gpus} GPUs each)" if self.gpus > 1 else "")
+
+
+def make_plan(recipe: Recipe, name: str | None = None, *, now: datetime | None = None) -> Plan:
+    """Check every row, pack the bundle, name everything. Reads files; needs no network and no credentials."""
+    run = _check_run_name(name) if name else _as_run_name(recipe.name)
+    stamp = (now or datetime.now(UTC)).strftime(STAMP_FORMAT)
+    channels = _make_channels(recipe)
+    bundle = make_bundle(source_folder(), tuple(_resolve(recipe, file) for file in recipe.code.files))
+    gpus = _count_gpus(recipe)
+    image = None if recipe.image.uri else images.image_named(recipe.image.version)
+    return Plan(
+        recipe=recipe,
+        run=run,
+        stamp=stamp,
+        image=image,
+        channels=channels,
+        bundle=bundle,
+        config=_job_config(recipe, channels, bundle, gpus),
+        gpus=gpus,
+        generation=stamp,
+        notes=tuple(_notes(recipe, image)),
+    )
+
+
+def wait_s(recipe: Recipe) -> int:
+    """How long a spot job may take with its waiting; by default a day more than it may run."""
+    return recipe.compute.max_wait_s or recipe.compute.max_runtime_s + 24 * 3600
+
+
+def _check_run_name(name: str) -> str:
+    if not RUN_NAME.fullmatch(name):
+        raise RunError(
+            f"The run name {name!r} cannot be part of a job name.",
+            hint=f"Use lower-case letters, digits and single dashes, such as {_as_run_name(name)}.",
+        )
+    if len(name) > RUN_NAME_LIMIT:
+        raise RunError(
+            f"The run name {name!r} has {len(name)} characters; {RUN_NAME_LIMIT} fit before the time in a job name.",
+            hint=f"Use --name {name[:RUN_NAME_LIMIT].rstrip('-')}.",
+        )
+    return name
+
+
+def _as_run_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:RUN_NAME_LIMIT].strip("-") or "my-run"
+
+
+def _resolve(recipe: Recipe, path: str) -> Path:
+    return recipe.folder / Path(path).expanduser()
+
+
+def _make_channels(recipe: Recipe) -> tuple[Channel, ...]:
+    channels = [
+        rows_channel(name, _resolve(recipe, path))
+        for name in ("train", "eval", "test")
+        if (path := getattr(recipe.data, name))
+    ]
+    base = recipe.config.model_name_or_path
+    if recipe.model.s3:
+        channels.append(s3_channel("model", recipe.model.s3))
+    elif _is_folder(recipe, base):
+        channels.append(folder_channel("model", _resolve(recipe, base), wants="config.json"))
+    if adapter := recipe.model.adapter:
+        from_s3 = adapter.startswith("s3://")
+        channels.append(
+            s3_channel("adapter", adapter)
+            if from_s3
+            else folder_channel("adapter", _resolve(recipe, adapter), wants="adapter_config.json")
+        )
+    return tuple(channels)
+
+
+def _is_folder(recipe: Recipe, model: str) -> bool:
+    """A folder where there is one, or where the spelling can mean nothing else; a Hub id has at most one slash."""
+    return _resolve(recipe, model).is_dir() or model.startswith(("/", "./", "../", "~"))
+
+
+def _count_gpus(recipe: Recipe) -> int:
+    known = instances.find_instance(recipe.compute.instance)
+    return known.gpus if known else 1
+
+
+def _job_config(recipe: Recipe, channels: tuple[Channel, ...], bundle: Bundle, gpus: int) -> sft.TrainConfig:
+    """The hyperparameters of this job: the recipe's, split over its GPUs, with what the container must know."""
+    config = _split_batch(recipe.config, gpus * recipe.compute.count)
+    return dataclasses.replace(
+        config,
+        max_runtime_s=recipe.compute.max_runtime_s,
+        eval_strategy=config.eval_strategy if recipe.data.eval else "no",
+        recipe_name=recipe.name,
+        recipe_digest=recipe_digest(recipe),
+        data_digest=data_digest(channels),
+        source_digest=bundle.digest[:16],
+        git_revision=find_git_revision(recipe.folder),
+    )
+
+
+def _split_batch(config: sft.TrainConfig, world: int) -> sft.TrainConfig:
+    """The same rows in a step on several GPUs, or a refusal: a larger batch would be another recipe."""
+    wanted = config.effective_batch_size
+    for per_device in range(config.per_device_train_batch_size, 0, -1):
+        if wanted % (per_device * world) == 0:
+            return dataclasses.replace(
+                config,
+                per_device_train_batch_size=per_device,
+                gradient_accumulation_steps=wanted // (per_device * world),
+            )
+    raise RecipeError(
+        f"{wanted} rows a step cannot be split evenly over {world} GPUs.",
+        hint=f"Make per_device_train_batch_size x gradient_accumulation_steps a multiple of {world}, or use one GPU.",
+    )
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Of everything in the recipe that changes the result; where it runs and what it costs do not."""
+    shaping = {
+        name: value for name, value in dataclasses.asdict(recipe.config).items() if sft.section_of(name)[0] != "job"
+    }
+    shaping["image"] = recipe.image.uri or recipe.image.version
+    shaping["model_s3"] = recipe.model.s3
+    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_digest(channels: tuple[Channel, ...]) -> str:
+    parts = [f"{channel.name} {channel.digest}" for channel in channels]
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
+
+
+def find_git_revision(folder: Path) -> str:
+    """The recipe's commit, with a plus when its checkout has changes; empty outside a checkout."""
+    git = shutil.which("git")
+    if not git:
+        return ""
+
+    def ask(*words: str) -> str:
+        done = subprocess.run([git, "-C", str(folder), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = ask("rev-parse", "--short=12", "HEAD")
+    return head + "+" if head and ask("status", "--porcelain", "--untracked-files=no") else head
+
+
+def _notes(recipe: Recipe, image: images.Image | None) -> list[str]:
+    notes = []
+    if recipe.config.smoke and "model.smoke" in recipe.origins:
+        notes.append(
+            f"stand-in model ({recipe.origins['model.smoke']}): a small random model of the same family for "
+            f"{recipe.config.max_steps} steps proves the road, not the result"
+        )
+    if image and image.patched_until and image.patched_until < datetime.now(UTC).strftime("%Y-%m-%d"):
+        notes.append(f"AWS patched the {image.version} image until {image.patched_until}; it still runs")
+    if any(Path(file).name == "requirements.txt" for file in recipe.code.files):
+        notes.append("requirements.txt makes every start install packages from the network")
+    return notes

@@ -1,0 +1,372 @@
+"""A recipe: one TOML file, merged with overrides into a frozen, typed object that knows where each value came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from container_src.sft import config as sft
+from launcher import gpu, images
+from launcher.errors import RecipeError
+
+Place = Literal["aws", "local"]
+SHIPPED_DEFAULT = "qwen2.5-1.5b-medical"
+SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code")
+# A random model needs a far higher rate than a trained one to learn anything in 20 steps.
+SMOKE_OVERRIDES: Mapping[str, Any] = {
+    "training.max_steps": 20,
+    "training.learning_rate": 2e-2,
+    "training.per_device_train_batch_size": 4,
+    "training.gradient_accumulation_steps": 1,
+    "training.logging_steps": 1,
+    "training.eval_strategy": "steps",
+    "training.eval_steps": 10,
+    "training.save_strategy": "steps",
+    "training.save_steps": 10,
+    "data.max_length": 256,
+}
+
+
+def _duration(text: str) -> int:
+    """ "90m", "4h", "1d" or "3600" -> seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
+    if not match:
+        raise ValueError("use a number of seconds, or a number with s, m, h or d, such as 90m")
+    return int(float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
+
+
+def _key(name: str, default: Any) -> Any:
+    """A field that a recipe spells differently, because "4h" reads better than 14400."""
+    return field(default=default, metadata={"key": name, "parse": _duration})
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the base comes from when it is not the Hub, and the adapter to continue from."""
+
+    s3: str = ""
+    adapter: str = ""
+
+
+@dataclass(frozen=True)
+class Data:
+    train: str = ""
+    eval: str = ""
+    test: str = ""
+
+
+@dataclass(frozen=True)
+class Compute:
+    instance: str = "ml.g5.xlarge"
+    count: int = 1
+    place: Place = "aws"
+    region: str = ""
+    role: str = ""
+    volume_gb: int = 100
+    max_runtime_s: int = _key("max_runtime", 24 * 3600)
+    spot: bool = False
+    max_wait_s: int = _key("max_wait", 0)
+    signal_shim: bool = True
+
+
+@dataclass(frozen=True)
+class ImageChoice:
+    version: str = images.DEFAULT_VERSION
+    uri: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    bucket: str = ""
+    prefix: str = "launcher"
+    kms_key: str = ""
+    dir: str = "runs"
+
+
+@dataclass(frozen=True)
+class Code:
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`origins` maps each dotted key to "default", a file or a flag; `folder` is what relative paths start from."""
+
+    name: str
+    folder: Path
+    config: sft.TrainConfig = field(default_factory=sft.TrainConfig)
+    model: ModelSource = field(default_factory=ModelSource)
+    data: Data = field(default_factory=Data)
+    compute: Compute = field(default_factory=Compute)
+    image: ImageChoice = field(default_factory=ImageChoice)
+    output: Output = field(default_factory=Output)
+    code: Code = field(default_factory=Code)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def value(self, key: str) -> Any:
+        owner, name = KEYS[key]
+        return self.name if not owner else getattr(getattr(self, owner), name)
+
+    def _repr_html_(self) -> str:
+        from launcher.console import html_table
+
+        return html_table(["key", "value", "from"], self.rows())
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        return [(key, format_value(self.value(key)), self.origins.get(key, "default")) for key in KEYS]
+
+
+OWNERS: dict[str, Any] = {
+    "model": ModelSource,
+    "data": Data,
+    "compute": Compute,
+    "image": ImageChoice,
+    "output": Output,
+    "code": Code,
+}
+
+
+def _make_keys() -> dict[str, tuple[str, str]]:
+    """Every dotted key a recipe may hold -> the part of Recipe that owns it, and its field there."""
+    keys: dict[str, tuple[str, str]] = {"name": ("", "name")}
+    for item in dataclasses.fields(sft.TrainConfig):
+        section, key = sft.section_of(item.name)
+        if section != "job":
+            keys[f"{section}.{key}"] = ("config", item.name)
+    for section, owner in OWNERS.items():
+        for item in dataclasses.fields(owner):
+            keys[f"{section}.{item.metadata.get('key', item.name)}"] = (section, item.name)
+    order = ("name", *SECTIONS)
+    return dict(sorted(keys.items(), key=lambda entry: order.index(entry[0].partition(".")[0])))
+
+
+KEYS = _make_keys()
+
+
+@dataclass(frozen=True)
+class _Given:
+    """One value as somebody wrote it."""
+
+    value: Any
+    origin: str
+
+
+def load_recipe(
+    source: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    smoke: bool | None = None,
+    origins: Mapping[str, str] | None = None,
+) -> Recipe:
+    """Read a recipe (a path, a shipped name, or None for recipe.toml here, else the shipped one) and merge overrides.
+
+    `smoke` None means: on the local endpoint of a machine without CUDA. `origins` names the flag behind an override.
+    """
+    path = find_recipe(source)
+    given = _read(path)
+    labels = origins or {}
+    for key, value in (overrides or {}).items():
+        given[key] = _Given(value, labels.get(key, "override"))
+    _split_instance(given)
+    _check_keys(given, path)
+    if _wants_smoke(given, smoke):
+        origin = "--smoke" if smoke else "local endpoint without CUDA"
+        for key, value in {"model.smoke": True, **SMOKE_OVERRIDES}.items():
+            if key not in (overrides or {}):
+                given[key] = _Given(value, origin)
+    return _build(path, given)
+
+
+def _read(path: Path) -> dict[str, _Given]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}", hint="Mend that line and try again.") from error
+    except OSError as error:
+        raise RecipeError(f"{path} could not be read: {error.strerror}") from error
+    given: dict[str, _Given] = {}
+    for section, body in document.items():
+        if isinstance(body, dict):
+            given.update({f"{section}.{key}": _Given(value, path.name) for key, value in body.items()})
+        else:
+            given[section] = _Given(body, path.name)
+    return given
+
+
+def _split_instance(given: dict[str, _Given]) -> None:
+    """`instance = "local"` is a place, not a type: the request keeps the recipe's real instance type."""
+    asked = given.get("compute.instance")
+    if asked and asked.value == "local":
+        given["compute.place"] = _Given("local", asked.origin)
+        del given["compute.instance"]
+    elif asked and asked.origin.startswith("--"):
+        given["compute.place"] = _Given("aws", asked.origin)
+
+
+def _check_keys(given: Mapping[str, _Given], path: Path) -> None:
+    for key, item in given.items():
+        if key in KEYS:
+            continue
+        where = str(path) if item.origin == path.name else item.origin
+        raise RecipeError(f"{where}: {key} is not a key of a recipe.", hint=_suggest(key))
+
+
+def _suggest(key: str) -> str:
+    candidates = [*KEYS, *SECTIONS]
+    close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.6)
+    if not close:
+        last = key.rpartition(".")[2]
+        close = [known for known in KEYS if difflib.get_close_matches(last, [known.rpartition(".")[2]], cutoff=0.8)][:1]
+    return f"Did you mean {close[0]}?" if close else "`launcher recipe show` lists every key."
+
+
+def _wants_smoke(given: Mapping[str, _Given], smoke: bool | None) -> bool:
+    if smoke is not None:
+        return smoke
+    if "model.smoke" in given:
+        return False  # the recipe has said it itself
+    place = given.get("compute.place")
+    return bool(place and place.value == "local") and not gpu.has_cuda()
+
+
+def _build(path: Path, given: Mapping[str, _Given]) -> Recipe:
+    parts: dict[str, dict[str, Any]] = {"config": {}, **{section: {} for section in OWNERS}}
+    name = path.stem if path.name != "recipe.toml" else path.resolve().parent.name
+    for key, item in given.items():
+        owner, field_name = KEYS[key]
+        if owner:
+            parts[owner][field_name] = _convert(key, item)
+        else:
+            name = _convert_plain(key, item, str)
+    try:
+        config = sft.TrainConfig(**parts["config"])
+    except sft.ConfigError as error:
+        raise RecipeError(f"{path}: {_recipe_words(str(error))}") from error
+    recipe = Recipe(
+        name=name,
+        folder=path.resolve().parent,
+        config=config,
+        origins={key: item.origin for key, item in given.items()},
+        **{section: owner(**parts[section]) for section, owner in OWNERS.items()},
+    )
+    _check_values(recipe, path)
+    return recipe
+
+
+def _convert(key: str, item: _Given) -> Any:
+    owner, name = KEYS[key]
+    if owner != "config":
+        hints = get_type_hints(OWNERS[owner])
+        parse = OWNERS[owner].__dataclass_fields__[name].metadata.get("parse")
+        if parse and isinstance(item.value, str):
+            return _parsed(key, item, parse)
+        return _convert_plain(key, item, hints[name])
+    value = item.value
+    if isinstance(value, list) and sft.type_of(name) is str:
+        value = ",".join(str(part) for part in value)  # SageMaker would send a list as a Python repr
+    try:
+        return sft.coerce(name, value)
+    except sft.ConfigError as error:
+        raise RecipeError(f"{item.origin}: {_recipe_words(str(error))}") from error
+
+
+def _parsed(key: str, item: _Given, parse: Any) -> Any:
+    try:
+        return parse(item.value)
+    except ValueError as error:
+        raise RecipeError(f"{item.origin}: {key} is {item.value!r}; {error}.") from error
+
+
+def _convert_plain(key: str, item: _Given, wanted: Any) -> Any:
+    value = item.value
+    if get_origin(wanted) is Literal:
+        if value in get_args(wanted):
+            return value
+        raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be one of {', '.join(get_args(wanted))}.")
+    if get_origin(wanted) is tuple:
+        value = [value] if isinstance(value, str) else value
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            return tuple(value)
+        raise RecipeError(f"{item.origin}: {key} must be a list of strings.")
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be of type {wanted.__name__}.")
+    return value
+
+
+def _recipe_words(message: str) -> str:
+    """The container speaks of lora_r; in a recipe that is lora.r."""
+    name = message.partition(" ")[0]
+    if name in sft.TrainConfig.__dataclass_fields__:
+        return message.replace(name, ".".join(sft.section_of(name)), 1)
+    return message
+
+
+def _check_values(recipe: Recipe, path: Path) -> None:
+    compute = recipe.compute
+    if not re.fullmatch(r"ml\.[a-z0-9-]+\.[a-z0-9]+", compute.instance):
+        raise RecipeError(
+            f"compute.instance is {compute.instance!r}, which is not a SageMaker instance type.",
+            hint="Use local, or a type such as ml.g5.xlarge.",
+        )
+    for key, value in (
+        ("count", compute.count),
+        ("volume_gb", compute.volume_gb),
+        ("max_runtime", compute.max_runtime_s),
+    ):
+        if value <= 0:
+            raise RecipeError(f"compute.{key} is {value}; it must be above 0.")
+    if not compute.spot and compute.max_wait_s:
+        raise RecipeError("compute.max_wait is for spot jobs only.", hint="Add --spot, or remove max_wait.")
+    if compute.spot and 0 < compute.max_wait_s < compute.max_runtime_s:
+        raise RecipeError(
+            f"compute.max_wait is {compute.max_wait_s} s, less than the {compute.max_runtime_s} s of max_runtime.",
+            hint="SageMaker counts both from the start: make max_wait at least max_runtime.",
+        )
+    if not recipe.data.train:
+        raise RecipeError(
+            f"{path} names no training data.", hint='Set train = "train.jsonl" in [data], or give --train.'
+        )
+
+
+def find_recipe(source: str | Path | None) -> Path:
+    """The recipe's file: a path, the name of a shipped one, recipe.toml here, or the shipped default."""
+    if source is None:
+        here = Path("recipe.toml")
+        return here if here.is_file() else shipped_folder() / "recipes" / f"{SHIPPED_DEFAULT}.toml"
+    path = Path(source)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    close = difflib.get_close_matches(str(source), shipped, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"Shipped recipes: {', '.join(shipped)}."
+    raise RecipeError(f"There is no recipe {source}: neither a file nor a shipped one.", hint=hint)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    return {path.stem: path for path in sorted((shipped_folder() / "recipes").glob("*.toml"))}
+
+
+def shipped_folder() -> Path:
+    """examples/: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "examples"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "examples"
+
+
+def format_value(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return "[" + ", ".join(format_value(part) for part in value) + "]"
+    return repr(value)

@@ -1,0 +1,169 @@
+"""What the last job of a run means for the next submit: start, go on, already done, or a refusal.
+
+A run is what the user names; a job is one attempt at it. Jobs of a run form a chain, and each link is claimed with one
+conditional put, so that of two submits at once exactly one follows a given job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from launcher.aws import jobs, s3
+from launcher.aws.session import Session
+from launcher.errors import RunError, UnknownJob
+from launcher.job import Status, make_status
+from launcher.plan import Plan
+from launcher.request import Site, full_key
+
+# A claim whose submit died on another machine is given up after this long.
+CLAIM_LIFE_S = 15 * 60
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The last job of a run."""
+
+    name: str
+    status: Status
+    recipe_digest: str
+    data_digest: str
+    checkpoints: str
+
+    @property
+    def generation(self) -> str:
+        return self.checkpoints.rstrip("/").rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`why` is said to the user when it is not empty."""
+
+    action: Literal["start", "resume", "finished"]
+    previous: Previous | None = None
+    why: str = ""
+
+
+def find_previous(session: Session, run: str) -> Previous | None:
+    pattern = re.compile(re.escape(run) + r"-\d{8}-\d{6}")
+    for summary in jobs.iter_jobs(session, f"{run}-"):
+        if pattern.fullmatch(summary["TrainingJobName"]):
+            return _make_previous(jobs.describe_job(session, summary["TrainingJobName"]))
+    return None
+
+
+def _make_previous(description: dict[str, Any]) -> Previous:
+    hyperparameters = description.get("HyperParameters", {})
+    return Previous(
+        name=description["TrainingJobName"],
+        status=make_status(description),
+        recipe_digest=json.loads(hyperparameters.get("recipe_digest", '""')),
+        data_digest=json.loads(hyperparameters.get("data_digest", '""')),
+        checkpoints=description.get("CheckpointConfig", {}).get("S3Uri", ""),
+    )
+
+
+def decide(plan: Plan, previous: Previous | None, *, fresh: bool, has_checkpoint: bool) -> Decision:
+    """Pure: the rules of design.md in the order in which they are asked."""
+    if previous is None:
+        return Decision("start")
+    if not previous.status.is_over:
+        raise RunError(
+            f"The run {plan.run} has a live job: {previous.name} is {previous.status.value}.",
+            hint=f"`launcher logs -f {previous.name}` follows it, `launcher stop {previous.name}` ends it; "
+            "--name starts another run.",
+        )
+    if fresh:
+        return Decision("start", previous, f"starting afresh after {previous.name}")
+    changed = _what_changed(plan, previous)
+    if previous.status is Status.COMPLETED:
+        if changed:
+            return Decision("start", previous, f"{changed} since {previous.name} finished: starting afresh")
+        return Decision(
+            "finished", previous, f"the run {plan.run} is finished: {previous.name} trained this recipe on this data"
+        )
+    if not has_checkpoint:
+        return Decision(
+            "start", previous, f"{previous.name} is {previous.status.value} and left no checkpoint: starting afresh"
+        )
+    if changed:
+        raise RunError(
+            f"The run {plan.run} has an unfinished checkpoint from {previous.name}, and {changed} since.",
+            hint="Going on would mix two trainings: use --fresh to start again, or --name for another run.",
+        )
+    return Decision("resume", previous, f"going on from the checkpoint of {previous.name}")
+
+
+def _what_changed(plan: Plan, previous: Previous) -> str:
+    changed = [
+        word
+        for word, new, old in (
+            ("the recipe", plan.config.recipe_digest, previous.recipe_digest),
+            ("the data", plan.config.data_digest, previous.data_digest),
+        )
+        if new != old
+    ]
+    return f"{' and '.join(changed)} changed" if changed else ""
+
+
+def has_checkpoint(session: Session, previous: Previous | None) -> bool:
+    if previous is None or not previous.checkpoints:
+        return False
+    bucket, key = s3.split_uri(previous.checkpoints)
+    return any(True for _ in s3.iter_keys(session, bucket, key))
+
+
+@contextmanager
+def claimed(session: Session, site: Site, plan: Plan, previous: Previous | None) -> Iterator[None]:
+    """Hold the right to follow `previous`; given back when the job could not be started."""
+    key = full_key(plan, f"runs/{plan.run}/after-{previous.name if previous else 'nothing'}.json")
+    _claim(session, site.bucket, key, plan)
+    try:
+        yield
+    except BaseException:  # Ctrl-C too: a claim left behind would refuse the next submit
+        s3.delete_object(session, site.bucket, key)
+        raise
+
+
+def _claim(session: Session, bucket: str, key: str, plan: Plan) -> None:
+    mine = {"job": plan.job_name, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+    content = json.dumps(mine).encode()
+    if s3.put_bytes(session, content, bucket, key, IfNoneMatch="*"):
+        return
+    held, etag = s3.get_bytes(session, bucket, key)
+    holder = json.loads(held)
+    if _is_dead(session, holder) and s3.put_bytes(session, content, bucket, key, IfMatch=etag):
+        return
+    raise RunError(
+        f"The run {plan.run} is being submitted by somebody else at this moment, as {holder['job']}.",
+        hint=f"`launcher status {holder['job']}` shows it in a moment; --name starts another run.",
+    )
+
+
+def _is_dead(session: Session, holder: dict[str, Any]) -> bool:
+    """A claim without a job, whose submit is gone."""
+    try:
+        jobs.describe_job(session, holder["job"])
+    except UnknownJob:
+        here = holder["host"] == socket.gethostname()
+        return not _is_running(holder["pid"]) if here else time.time() - holder["time"] > CLAIM_LIFE_S
+    return False
+
+
+def _is_running(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # our own earlier try, which has given up
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,112 @@
+"""submit(plan) -> Job: decide what the run needs, upload what is missing, start."""
+
+from __future__ import annotations
+
+import threading
+
+from container_src.sft.architectures import find_architecture
+from launcher import hub, ledger, runs
+from launcher.aws import estimator, s3
+from launcher.aws.session import Session, open_session
+from launcher.aws.shapes import check_request
+from launcher.aws.site import find_site
+from launcher.data.channels import Channel, Upload, take_fingerprint
+from launcher.errors import DataError, RecipeError
+from launcher.job import Job
+from launcher.plan import Plan
+from launcher.progress import Say, Track, silent, untracked
+from launcher.request import Site, full_key, make_request
+
+
+def submit(plan: Plan, *, fresh: bool = False, say: Say = silent, track: Track = untracked) -> Job:
+    """Start the plan's job, or go on with its run. Returns the finished job of a run that has nothing left to do."""
+    check_base_model(plan, say)
+    session = open_session(plan.recipe.compute.place, plan.recipe.compute.region)
+    preloading = threading.Thread(target=estimator.preload, daemon=True)
+    preloading.start()  # the SDK's import takes longer than everything before the start
+    site = find_site(session, plan.recipe)
+    check_request(make_request(plan, site))
+
+    previous = runs.find_previous(session, plan.run)
+    decision = runs.decide(plan, previous, fresh=fresh, has_checkpoint=runs.has_checkpoint(session, previous))
+    if decision.why:
+        say(decision.why)
+    if decision.action == "finished" and decision.previous:
+        return Job(decision.previous.name, session)
+    if decision.action == "resume" and decision.previous:
+        plan = plan.resuming(decision.previous.generation)
+
+    with runs.claimed(session, site, plan, previous):
+        upload(plan, site, session, say, track)
+        preloading.join()
+        estimator.start_job(plan, site, make_request(plan, site), session)
+    ledger.record(ledger.Entry(plan.job_name, session.place, session.region))
+    return Job(plan.job_name, session)
+
+
+def upload(plan: Plan, site: Site, session: Session, say: Say = silent, track: Track = untracked) -> int:
+    """Put what is absent; returns the bytes sent. Keys hold digests, so what is there is what is meant."""
+    sent = 0
+    key = full_key(plan, plan.source_key)
+    if s3.find_object(session, site.bucket, key) is None:
+        s3.put_bytes(session, plan.bundle.content, site.bucket, key)
+        sent += len(plan.bundle.content)
+    for channel in plan.channels:
+        for item in channel.uploads:
+            sent += _upload_item(plan, site, session, channel, item, track)
+    say(f"uploaded {sent:,} bytes" if sent else "uploaded 0 bytes: the data and the code are there already")
+    return sent
+
+
+def _upload_item(plan: Plan, site: Site, session: Session, channel: Channel, item: Upload, track: Track) -> int:
+    key = full_key(plan, channel.key + item.name)
+    size = item.fingerprint.size
+    found = s3.find_object(session, site.bucket, key)
+    if found and found.size == size:
+        return 0
+    _check_unchanged(item)
+    with track(f"{channel.name}/{item.name}", size) as progress:
+        s3.upload_file(session, item.path, site.bucket, key, progress)
+    try:
+        _check_unchanged(item)
+    except DataError:
+        s3.delete_object(session, site.bucket, key)  # what lies there now is not what the key's digest says
+        raise
+    return size
+
+
+def _check_unchanged(item: Upload) -> None:
+    try:
+        same = take_fingerprint(item.path) == item.fingerprint
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise DataError(
+            f"{item.path} changed after it was checked.", hint="Submit again when nothing writes to it any more."
+        )
+
+
+def check_base_model(plan: Plan, say: Say = silent) -> None:
+    """Refuse a base model that the job could not load; on this machine that includes having no network."""
+    config, recipe = plan.config, plan.recipe
+    model = config.model_name_or_path
+    if any(channel.name == "model" for channel in plan.channels):
+        return
+    if config.smoke and find_architecture(config.model_family or model):
+        return
+    local = recipe.compute.place == "local"
+    if local and hub.is_cached(model):
+        return
+    found = hub.look_up(model, config.model_revision)
+    if found is hub.Found.NO:
+        raise RecipeError(
+            f"The Hub has no model {model} that can be seen without a token.",
+            hint="Check model.id; for a private model set HF_TOKEN, for your own use a folder.",
+        )
+    if found is hub.Found.UNREACHABLE and local:
+        raise RecipeError(
+            f"{model} is neither known offline nor in this machine's cache, and the Hub cannot be reached from here.",
+            hint="Use a local folder as --model, one of the shipped recipes' models with --smoke, or a network.",
+        )
+    if found is hub.Found.UNREACHABLE:
+        say(f"the Hub cannot be reached from here, so nobody has checked that it has {model}")

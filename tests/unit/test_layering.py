@@ -1,0 +1,111 @@
+"""Who may import whom: the table of the design, held against the imports in the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import launcher
+
+PACKAGE = Path(launcher.__file__).parent
+LEAVES = {"errors", "home", "progress", "images", "instances", "gpu"}
+# module or package -> what it may import beside the leaves
+ALLOWED = {
+    "__init__": {"job", "plan", "recipe", "request", "submission"},
+    "__main__": {"cli"},
+    "cli": {"cli", "console", "job", "plan", "recipe", "request", "submission", "aws", "local", "results"},
+    "console": {"job", "recipe", "results"},
+    "submission": {"aws", "data", "hub", "job", "ledger", "plan", "request", "runs"},
+    "runs": {"aws", "job", "plan", "request"},
+    "job": {"aws", "ledger", "results", "console"},
+    "results": {"aws", "console", "results"},
+    "plan": {"bundle", "console", "data", "recipe"},
+    "request": {"data", "plan", "signal_shim"},
+    "recipe": {"console"},
+    "data": {"data"},
+    "bundle": set(),
+    "ledger": set(),
+    "hub": set(),
+    "signal_shim": set(),
+    "errors": set(),
+    "home": set(),
+    "progress": set(),
+    "images": set(),
+    "instances": set(),
+    "gpu": set(),
+    "aws": {"aws", "data", "plan", "recipe", "request"},
+    "local": {"local"},
+}
+# One arrow each, for one module each: the session starts the endpoint, and both sides hold requests against botocore.
+EXCEPTIONS = {("aws/session", "local"), ("local/training", "aws"), ("local/server", "aws")}
+BRIDGES = {"recipe": {"config"}, "plan": {"config"}, "request": {"config"}, "data": {"data"}, "submission": {"architectures"}}
+
+
+def _modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        if not name.startswith("examples"):
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_every_launcher_import_is_in_the_table() -> None:
+    wrong = []
+    for name, tree in _modules():
+        room = name.partition("/")[0]
+        for imported in _imports(tree):
+            parts = imported.split(".")
+            if parts[0] != "launcher" or len(parts) < 2 or not (PACKAGE / parts[1]).exists() and not (PACKAGE / f"{parts[1]}.py").exists():
+                continue
+            if parts[1] not in ALLOWED[room] | LEAVES and (name, parts[1]) not in EXCEPTIONS:
+                wrong.append(f"{name} -> {imported}")
+    assert wrong == []
+
+
+def test_container_src_is_reached_over_the_bridges_only() -> None:
+    wrong = []
+    for name, tree in _modules():
+        room = name.partition("/")[0]
+        for imported in _imports(tree):
+            parts = imported.split(".")
+            if parts[0] == "container_src" and parts[2] not in BRIDGES.get(room, set()):
+                wrong.append(f"{name} -> {imported}")
+    assert wrong == []
+
+
+def test_the_aws_libraries_stay_behind_their_doors() -> None:
+    wrong = []
+    for name, tree in _modules():
+        for imported in _imports(tree):
+            top = imported.partition(".")[0]
+            allowed = {"boto3": ("aws/",), "sagemaker": ("aws/",), "botocore": ("aws/", "local/"), "moto": ("local/",)}
+            if top in allowed and not name.startswith(allowed[top]):
+                wrong.append(f"{name} -> {imported}")
+    assert wrong == []
+
+
+def test_the_container_never_imports_the_launcher() -> None:
+    import container_src.sft.config as config
+
+    folder = Path(config.__file__).parent.parent
+    for path in folder.rglob("*.py"):
+        assert not [name for name in _imports(ast.parse(path.read_text(encoding="utf-8"))) if name.startswith("launcher")]
+
+
+def test_importing_the_api_loads_nothing_heavy(tmp_path: Path) -> None:
+    script = (
+        "import launcher, launcher.cli, launcher.recipe, launcher.plan, launcher.request, sys;"
+        "print(sorted({'boto3', 'botocore', 'sagemaker', 'torch', 'pandas', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
