@@ -30,15 +30,49 @@ class ProcessId:
 
 def find_process(pid: int) -> ProcessId | None:
     """The living process with this pid; a zombie is not one."""
+    state, process = _read_process(pid)
+    return None if state in "ZX" else process
+
+
+def identify_child(pid: int) -> ProcessId | None:
+    """Like find_process for a child not waited for yet, which counts even when it has ended already."""
+    return _read_process(pid)[1]
+
+
+def _read_process(pid: int) -> tuple[str, ProcessId | None]:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return "X", None
     # The name, in parentheses, may itself hold blanks and parentheses: the fields start after the last one.
     fields = stat.rpartition(")")[2].split()
-    if fields[0] in "ZX":
-        return None
-    return ProcessId(pid, int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    return fields[0], ProcessId(pid, int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+def find_processes_with(variable: str, prefix: str) -> list[ProcessId]:
+    """This user's processes that were started with the variable set to something that begins like this."""
+    wanted = f"{variable}={prefix}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        with suppress(OSError):
+            started_with = (entry / "environ").read_bytes().split(b"\0")
+            process = find_process(int(entry.name))
+            if process and any(item.startswith(wanted) for item in started_with):
+                found.append(process)
+    return found
+
+
+def minds_signal(process: ProcessId, signal_number: int) -> bool:
+    """Whether the process handles, ignores or blocks the signal rather than die of it."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    lines = [line for line in status.splitlines() if line.startswith(("SigBlk:", "SigIgn:", "SigCgt:"))]
+    masks = [line.split()[1] for line in lines]
+    return any(int(mask, 16) >> (signal_number - 1) & 1 for mask in masks)
 
 
 def open_pidfd(process: ProcessId) -> int | None:

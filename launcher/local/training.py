@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 from launcher.local.jobs import TERMINAL, Document, JobBook, NameTaken, UnknownJob
@@ -44,10 +43,9 @@ class Runners(Protocol):
 
 
 class TrainingJobs:
-    def __init__(self, book: JobBook, runners: Runners, root: Path, settings: Settings) -> None:
+    def __init__(self, book: JobBook, runners: Runners, settings: Settings) -> None:
         self._book = book
         self._runners = runners
-        self._root = root
         self._settings = settings
         self._operations: dict[str, Operation] = {
             "CreateTrainingJob": self._create,
