@@ -1,7 +1,7 @@
 """Objects on disk: whole or not at all, for several processes at once, whatever dies when.
 
 The bytes of an object lie in a content file with a unique name, written first. A row in the index then names
-that file: its commit is the moment the object appears, replaces another or is gone. Files that no row names are
+that file: its commit is the moment the object appears, replaces another or is gone. Files without a row are
 removed after the commit, or by a later sweep. A reader keeps the file that it opened.
 """
 
@@ -35,11 +35,12 @@ from launcher.local.store_model import (
     Checksum,
     Conditions,
     Content,
+    Describe,
     Page,
     Source,
-    SourceCheck,
     StoredObject,
     StoreError,
+    own_attributes,
 )
 from launcher.local.store_uploads import Uploads, forget_upload
 
@@ -169,23 +170,23 @@ class ObjectStore:
         source: tuple[str, str],
         target: tuple[str, str],
         *,
-        attributes: Attributes | None = None,
-        tags: dict[str, str] | None = None,
-        check: SourceCheck | None = None,
+        describe: Describe = own_attributes,
         conditions: Conditions = NO_CONDITIONS,
     ) -> StoredObject:
-        """Copy an object without its bytes: both rows name the same file. What is None is the source's."""
+        """Copy an object without its bytes: both rows name one file; describe may refuse the source."""
         with self._index.writing() as db:
             found = get_object(db, *source)
-            if check is not None:
-                check(found)
-            chosen = (attributes or found.attributes).with_tags(found.tags if tags is None else tags)
-            stored = StoredObject(
-                *target, found.size, found.etag, time.time(), chosen, found.checksum, found.file
+            copied = replace(
+                found,
+                bucket=target[0],
+                key=target[1],
+                modified=time.time(),
+                attributes=describe(found),
+                upload_id=None,
             )
-            replaced = put_row(db, stored, conditions)
+            replaced = put_row(db, copied, conditions)
         self._content.release(replaced)
-        return stored
+        return copied
 
     def set_tags(self, bucket: str, key: str, tags: dict[str, str]) -> None:
         with self._index.writing() as db:

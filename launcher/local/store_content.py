@@ -1,4 +1,4 @@
-"""The bytes of the object store: files written once, under unique names, that count while the index has them."""
+"""The bytes of the object store: files written once, under unique names; the index says which ones count."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CANNOT_CLONE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class ContentFolder:
-    """A file is locked from its first byte until its row is committed: so a sweep knows that it is being written."""
+    """A file is locked from its first byte until its row is committed, so that a sweep leaves it alone."""
 
     def __init__(self, folder: Path, index: Index) -> None:
         self._folder = folder

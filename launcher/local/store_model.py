@@ -75,7 +75,11 @@ class StoredObject:
         return self.attributes.tags
 
 
-SourceCheck = Callable[[StoredObject], None]
+Describe = Callable[[StoredObject], Attributes]
+
+
+def own_attributes(stored: StoredObject) -> Attributes:
+    return stored.attributes
 
 
 @dataclass(frozen=True)
