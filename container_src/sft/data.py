@@ -1,0 +1,289 @@
+"""Rows -> tokens and labels: the shapes a row may have, what of it is trained, and where it is cut. Stdlib only.
+
+`render` says in text what is trained, `encode` says it in tokens; both are pure functions of a row and a Hugging Face
+tokenizer, so a preview shows exactly what the job trains.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from .config import TrainConfig
+from .failure import JobError
+
+IGNORED = -100  # the label of a token that is not trained, as torch's cross entropy spells it
+ROLES = ("system", "user", "assistant", "tool")
+SHAPES = '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}'
+
+Shape = Literal["text", "completion", "messages"]
+
+
+class RowError(JobError):
+    """A row that cannot be trained; the message begins with file:line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    file: str
+    line: int
+    fields: dict[str, Any]
+
+    def refuse(self, problem: str) -> RowError:
+        return RowError(f"{self.file}:{self.line}: {problem}")
+
+
+class Piece(NamedTuple):
+    text: str
+    trained: bool
+
+
+class Example(NamedTuple):
+    """A row as text. `adds_start`: the tokenizer's own first token goes in front; a chat template writes its own."""
+
+    pieces: list[Piece]
+    adds_start: bool
+
+
+class Encoded(NamedTuple):
+    """A row as tokens. `ends`: its last trained piece, end token and all, was not cut."""
+
+    input_ids: list[int]
+    labels: list[int]
+    truncated: bool
+    ends: bool
+
+    @property
+    def trained(self) -> int:
+        """Tokens that count in the loss; the first token of a row is predicted from nothing."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
+
+# reading
+
+
+def find_files(path: Path) -> list[Path]:
+    """A channel's files: the file itself, or every *.jsonl of a folder, by name."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
+    if not files:
+        raise JobError(f"{path} holds no *.jsonl file. Put the channel's rows into one, a JSON object per line.")
+    return files
+
+
+def iter_rows(path: Path) -> Iterator[Row]:
+    for file in find_files(path):
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield parse_row(line, file.name, number)
+
+
+def load_rows(path: Path) -> list[Row]:
+    """Every row of a channel, each one checked; at least one."""
+    rows = list(iter_rows(path))
+    for row in rows:
+        check_row(row)
+    if not rows:
+        raise JobError(f"{path} holds no rows. Put at least one JSON object into it.")
+    return rows
+
+
+def parse_row(line: bytes, file: str, number: int) -> Row:
+    try:
+        fields = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RowError(f"{file}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise RowError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}. Write one object per line.") from error
+    if not isinstance(fields, dict):
+        raise RowError(f"{file}:{number}: a {type(fields).__name__}, not an object. Use {SHAPES}.")
+    return Row(file, number, fields)
+
+
+# checking
+
+
+def shape_of(row: Row) -> Shape:
+    if "messages" in row.fields:
+        return "messages"
+    if "prompt" in row.fields or "completion" in row.fields:
+        return "completion"
+    if "text" in row.fields:
+        return "text"
+    raise row.refuse(f"unknown shape: it has {', '.join(sorted(row.fields)) or 'no keys'}. Use {SHAPES}.")
+
+
+def check_row(row: Row) -> None:
+    """Raise unless the row has one of the shapes, with text where text belongs and something to train."""
+    shape = shape_of(row)
+    if shape == "messages":
+        _check_messages(row)
+    elif shape == "text":
+        _check_text(row, "text", may_be_empty=False)
+    else:
+        _check_text(row, "prompt", may_be_empty=True)
+        _check_text(row, "completion", may_be_empty=False)
+
+
+def _check_text(row: Row, key: str, *, may_be_empty: bool) -> None:
+    value = row.fields.get(key)
+    if not isinstance(value, str):
+        raise row.refuse(f'"{key}" is {_kind(value)}. It must be text.')
+    if not may_be_empty and not value.strip():
+        raise row.refuse(f'"{key}" is empty. Fix the row or drop it.')
+
+
+def _check_messages(row: Row) -> None:
+    messages = row.fields["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise row.refuse('"messages" must be a list with at least one message.')
+    for number, message in enumerate(messages, start=1):
+        _check_message(row, number, message)
+    if not any(message["role"] == "assistant" for message in messages):
+        raise row.refuse("no message of the assistant, so nothing to train. Add one or drop the row.")
+
+
+def _check_message(row: Row, number: int, message: Any) -> None:
+    if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+        raise row.refuse(f'message {number} must be an object with "role" and "content".')
+    if message["role"] not in ROLES:
+        raise row.refuse(f"message {number} has the role {message['role']!r}. Use one of {', '.join(ROLES)}.")
+    if not isinstance(message["content"], str):
+        raise row.refuse(f'the "content" of message {number} is {_kind(message["content"])}. It must be text.')
+    if message["role"] == "assistant" and not message["content"].strip():
+        raise row.refuse(f'the "content" of message {number}, the assistant\'s, is empty. Fix the row or drop it.')
+
+
+def _kind(value: Any) -> str:
+    return "missing" if value is None else f"a {type(value).__name__}"
+
+
+# rendering
+
+
+def render(row: Row, tokenizer: Any, loss_on: str = "auto") -> Example:
+    """The row as pieces of text, each with whether its tokens are trained."""
+    shape = shape_of(row)
+    if shape == "messages":
+        return Example(_render_messages(row, tokenizer, loss_on == "all"), adds_start=False)
+    if shape == "completion":
+        prompt, completion = Piece(row.fields["prompt"], loss_on == "all"), row.fields["completion"]
+        return Example([prompt, *_with_end(completion, tokenizer)], adds_start=True)
+    if loss_on == "completion":
+        raise row.refuse('a {"text"} row has no completion to train. Split it into prompt and completion, or use loss_on = "auto".')
+    return Example(_with_end(row.fields["text"], tokenizer), adds_start=True)
+
+
+def _with_end(text: str, tokenizer: Any) -> list[Piece]:
+    """Trained text and its end token: a model that never saw the end does not stop."""
+    if text.endswith(tokenizer.eos_token):
+        return [Piece(text, True)]
+    return [Piece(text, True), Piece(tokenizer.eos_token, True)]
+
+
+def _render_messages(row: Row, tokenizer: Any, train_all: bool) -> list[Piece]:
+    """The assistant's turns are what the template adds to everything before them, opening words of the turn excluded."""
+    messages = row.fields["messages"]
+    pieces: list[Piece] = []
+    done = ""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        opened = _apply_template(row, tokenizer, messages[:index], opens=True)
+        closed = _apply_template(row, tokenizer, messages[: index + 1], opens=False)
+        pieces.append(Piece(_added(row, done, opened), train_all))
+        pieces.append(Piece(_added(row, opened, closed), True))
+        done = closed
+    rest = _added(row, done, _apply_template(row, tokenizer, messages, opens=False))
+    return [piece for piece in [*pieces, Piece(rest, train_all)] if piece.text]
+
+
+def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, str]], *, opens: bool) -> str:
+    if not tokenizer.chat_template:
+        raise row.refuse("the model's tokenizer has no chat template. Use prompt and completion, or a model made for chat.")
+    if not messages:
+        raise row.refuse("it begins with the assistant. Put a message of the user first.")
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens))
+    except TemplateError as error:
+        raise row.refuse(f"the model's chat template refuses it: {error}. Fix the order or the roles of its messages.") from error
+
+
+def _added(row: Row, before: str, after: str) -> str:
+    if not after.startswith(before):
+        raise row.refuse(
+            "the model's chat template rewrites earlier turns when a later one follows, so the assistant's tokens cannot be "
+            "told apart. Split the conversation into rows with one answer each, or use prompt and completion."
+        )
+    return after[len(before) :]
+
+
+# encoding
+
+
+def encode(row: Row, tokenizer: Any, config: TrainConfig) -> Encoded:
+    """Tokens and labels of a row, cut at max_length; a row that trains nothing is refused.
+
+    Pieces are tokenised one by one and joined, never as one text: at inference the model is given the tokens of the
+    prompt and continues, so no token may reach across the boundary (" yes" after "A:" is another token than "A: yes").
+    """
+    example = render(row, tokenizer, config.loss_on)
+    ids, labels = _start(example, tokenizer)
+    for piece in example.pieces:
+        added = encode_piece(tokenizer, piece.text, follows=bool(ids))
+        ids += added
+        labels += added if piece.trained else [IGNORED] * len(added)
+    encoded = _cut(ids, labels, config.max_length)
+    if not encoded.trained:
+        raise row.refuse(
+            f"no token of its answer is left after the cut at max_length = {config.max_length} ({len(ids)} tokens in all). "
+            "Raise max_length, or shorten or drop the row."
+        )
+    return encoded
+
+
+def _start(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
+    habits = _habits(tokenizer)
+    written = bool(habits.start_text) and example.pieces[0].text.startswith(habits.start_text)
+    start = list(habits.start) if example.adds_start and not written else []
+    return start, [IGNORED] * len(start)
+
+
+def _cut(ids: list[int], labels: list[int], limit: int) -> Encoded:
+    last = max((place for place, label in enumerate(labels) if label != IGNORED), default=-1)
+    return Encoded(ids[:limit], labels[:limit], truncated=len(ids) > limit, ends=0 <= last < limit)
+
+
+def encode_piece(tokenizer: Any, text: str, *, follows: bool) -> list[int]:
+    """A piece's own tokens. One that follows another must not get the space that some tokenizers put before a text."""
+    mark = _habits(tokenizer).mark if follows else ()
+    if not mark:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    return list(tokenizer.encode(MARK + text, add_special_tokens=False))[len(mark) :]
+
+
+MARK = "\n"  # sentencepiece models spell it as a byte of its own, which never joins with what follows
+
+
+class _Habits(NamedTuple):
+    """What a tokenizer adds by itself: tokens before a text, and (as tokens of MARK) a space before its first word."""
+
+    start: tuple[int, ...]
+    start_text: str
+    mark: tuple[int, ...]
+
+
+@lru_cache(maxsize=8)
+def _habits(tokenizer: Any) -> _Habits:
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    full = tokenizer.encode("a", add_special_tokens=True)
+    start = full[: full.index(bare[0])] if bare[0] in full else []
+    adds_space = tokenizer.convert_ids_to_tokens(bare)[0].startswith("\u2581")
+    mark = tokenizer.encode(MARK, add_special_tokens=False) if adds_space else []
+    return _Habits(tuple(start), tokenizer.decode(start), tuple(mark))

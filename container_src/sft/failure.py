@@ -1,0 +1,122 @@
+"""Why the job failed, in a sentence: output/failure, whose first 1,024 characters become SageMaker's FailureReason."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+LIMIT = 1024
+
+
+class JobError(RuntimeError):
+    """A failure whose message already says what happened and what to do next."""
+
+
+def _is_out_of_memory(error: BaseException, text: str) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _is_gated(error: BaseException, text: str) -> bool:
+    return type(error).__name__ == "GatedRepoError" or "gated repo" in text or "access to model" in text
+
+
+def _is_missing_model(error: BaseException, text: str) -> bool:
+    names = ("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError")
+    return type(error).__name__ in names or "is not a valid model identifier" in text or "not a valid git identifier" in text
+
+
+def _is_no_network(error: BaseException, text: str) -> bool:
+    names = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "MaxRetryError", "gaierror")
+    return type(error).__name__ in names or "couldn't connect to" in text or "offline mode" in text
+
+
+def _is_disk_full(error: BaseException, text: str) -> bool:
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left on device" in text
+
+
+def _is_version_mismatch(error: BaseException, text: str) -> bool:
+    return isinstance(error, (ImportError, AttributeError)) or "unexpected keyword argument" in text
+
+
+# the first kind that fits wins, so the narrow ones stand first
+KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
+    (
+        _is_out_of_memory,
+        "Out of memory. Halve per_device_train_batch_size and double gradient_accumulation_steps (the same step in less "
+        "memory), set gradient_checkpointing = true, lower max_length, or take an instance with more memory.",
+    ),
+    (_is_disk_full, "The disk is full. Raise the volume size, or lower save_total_limit so that fewer checkpoints are kept."),
+    (
+        _is_gated,
+        "The model is gated. Accept its licence on its Hub page and give the job a token that may read it, or pass the "
+        "model as a channel in S3.",
+    ),
+    (_is_missing_model, "The model was not found. Check the spelling of model.id and model.revision, or use a folder."),
+    (
+        _is_no_network,
+        "The model could not be downloaded: no network reaches the Hub from here. Pass the base model as a channel, use a "
+        "local folder, or train the stand-in with --smoke.",
+    ),
+    (
+        _is_version_mismatch,
+        "A library here does not fit this code. Use an image from the launcher's table of known images, or compare its "
+        "versions with the manifest of a job that worked.",
+    ),
+)
+
+
+def explain(error: BaseException) -> str:
+    """What happened and what to do next, from the error or whatever caused it."""
+    if isinstance(error, JobError) or type(error).__name__ == "ConfigError":
+        return str(error)
+    for cause in _causes(error):
+        text = str(cause).lower()
+        for fits, sentence in KINDS:
+            if fits(cause, text):
+                return f"{sentence} ({_short(cause)})"
+    return f"Training failed in {_place(error)}: {_short(error)}. The log has the full traceback."
+
+
+def report(error: BaseException, folder: Path) -> None:
+    """Write the failure file and, for what is not a plain refusal, the traceback; the first process to fail is quoted."""
+    sentence = explain(error)
+    if sentence != str(error):
+        traceback.print_exception(error, file=sys.stderr)
+    sys.stderr.write(f"[failure] {sentence}\n")
+    sys.stderr.flush()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "failure").open("x", encoding="utf-8") as file:
+            file.write(sentence[:LIMIT])
+    except FileExistsError:
+        pass  # another process of this job failed first, and this one most likely because of it
+    except OSError as problem:
+        sys.stderr.write(f"[failure] the failure file could not be written: {problem}\n")
+
+
+def clear(folder: Path) -> None:
+    """Drop what an earlier attempt left in the same folder."""
+    (folder / "failure").unlink(missing_ok=True)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:400]}" if text else type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if f"{os.sep}sft{os.sep}" in frame.filename] or list(frames)
+    return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "an unknown place"

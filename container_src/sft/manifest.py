@@ -1,0 +1,80 @@
+"""What a job was, for whoever holds its artifact later."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import resource
+import sys
+from typing import Any
+
+from .checkpoint import Origin
+from .config import TrainConfig, section_of
+from .data import Row
+from .environment import library_versions
+from .model import Base, describe_quantisation
+from .steps import Schedule
+
+
+def make_origin(config: TrainConfig, rows: list[Row]) -> Origin:
+    """The digests that the launcher sent, or, for a job started by hand, ones made here."""
+    settings = {
+        item.name: getattr(config, item.name)
+        for item in dataclasses.fields(config)
+        if section_of(item.name)[0] != "job"
+    }
+    return Origin(
+        recipe_digest=config.recipe_digest or _digest(settings),
+        data_digest=config.data_digest or _digest([row.fields for row in rows]),
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def make_manifest(
+    config: TrainConfig, origin: Origin, base: Base, model: Any, schedule: Schedule, steps_done: int, reason: str
+) -> dict[str, Any]:
+    trainable, total = model.get_nb_trainable_parameters()
+    return {
+        "outcome": "completed" if steps_done >= schedule.total else "stopped",
+        "reason": "" if steps_done >= schedule.total else reason,
+        "steps_done": steps_done,
+        "steps_total": schedule.total,
+        "base_model": {
+            "name": base.name,
+            "where": "the folder base/ of this artifact" if config.smoke else "the Hub, or the folder or channel of that name",
+            "why": "a stand-in exists nowhere else, and the adapter fits nothing but it" if config.smoke else "",
+            "revision": config.model_revision,
+            "held_as": describe_quantisation(model.get_base_model()),
+        },
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "versions": {"python": platform.python_version(), **library_versions()},
+        "device": device_name(),
+        "recipe_name": config.recipe_name,
+        "recipe_digest": origin.recipe_digest,
+        "data_digest": origin.data_digest,
+        "source_digest": config.source_digest,
+        "git_revision": config.git_revision,
+        "config": dataclasses.asdict(config),
+    }
+
+
+def device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+
+
+def peak_memory_gib() -> float:
+    """Of the GPU where there is one, else of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated() / 2**30)
+    unit = 1 if sys.platform == "darwin" else 1024  # kilobytes, but on macOS bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,0 +1,189 @@
+"""The base model, quantised and frozen, and the adapters on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import TrainConfig
+from .failure import JobError
+from .log import say, warn
+from .paths import Paths
+
+
+class ModelError(JobError):
+    """A model, tokenizer or adapter that cannot be used as the recipe asks."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where the base is loaded from, and by which name the adapter will know it."""
+
+    source: str
+    name: str
+    revision: str | None = None
+
+
+def find_base(config: TrainConfig, paths: Paths) -> Base:
+    """The base's channel where there is one, else the recipe's folder or Hub id."""
+    if paths.base_model is not None:
+        return Base(str(_folder_with_config(paths.base_model)), config.model_name_or_path)
+    return Base(config.model_name_or_path, config.model_name_or_path, config.model_revision or None)
+
+
+def _folder_with_config(folder: Path) -> Path:
+    found = sorted(folder.rglob("config.json"), key=lambda path: len(path.parts))
+    if not found:
+        raise ModelError(f"The model channel {folder} holds no config.json. Put a saved model's files into it, unpacked.")
+    return found[0].parent
+
+
+@contextlib.contextmanager
+def _refusals(base: Base) -> Iterator[None]:
+    """Say which model it was; the cause is kept and classified."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise RuntimeError(f"The model {base.source} could not be loaded: {error}") from error
+
+
+def load_tokenizer(base: Base, config: TrainConfig) -> Any:
+    from transformers import AutoTokenizer
+
+    with _refusals(base):
+        tokenizer = AutoTokenizer.from_pretrained(base.source, revision=base.revision or "main", trust_remote_code=False)
+    if tokenizer.eos_token is None:
+        raise ModelError(f"The tokenizer of {base.source} has no end token, so the model could not learn to stop.")
+    tokenizer.padding_side = "right"
+    if config.pad_token:
+        tokenizer.add_special_tokens({"pad_token": config.pad_token})
+    elif tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def safe_pad_id(tokenizer: Any, vocabulary: int) -> int:
+    """An id for padding that the embedding has: a pad token added by the recipe may lie past its end.
+
+    Padding is masked by its place, so any id serves, and the embedding (which would be saved with the adapter, twice
+    130 MB for a 1B model) need not grow.
+    """
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id < vocabulary else tokenizer.eos_token_id)
+
+
+def choose_dtype(config: TrainConfig) -> Any:
+    """The arithmetic of the frozen base."""
+    import torch
+
+    if config.compute_dtype != "auto":
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[config.compute_dtype]
+    if not torch.cuda.is_available():
+        return torch.float32
+    # is_bf16_supported() counts emulation: a T4 would say yes and run many times slower
+    return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+
+
+def load_base(base: Base, config: TrainConfig) -> Any:
+    """The base on its device, frozen, in 4 bits where the recipe asks for it and this machine can."""
+    from transformers import AutoModelForCausalLM
+
+    dtype = choose_dtype(config)
+    options: dict[str, Any] = {_dtype_keyword(): dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
+    options |= {"device_map": _device_map(), "revision": base.revision or "main", "use_safetensors": True}
+    if config.load_in_4bit and _can_quantise():
+        options["quantization_config"] = _quantisation(config, dtype)
+    with _refusals(base):
+        model = AutoModelForCausalLM.from_pretrained(base.source, **options)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    if config.gradient_checkpointing:
+        # not re-entrant: that variant wants inputs with gradients, which a frozen embedding does not give
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _dtype_keyword() -> str:
+    """transformers renamed it in 4.56 and warns about the old one."""
+    import transformers
+
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+
+
+def _device_map() -> dict[str, int] | None:
+    import torch
+
+    return {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None
+
+
+def _can_quantise() -> bool:
+    import bitsandbytes
+    import torch
+
+    version = tuple(int(part) for part in bitsandbytes.__version__.split(".")[:2])
+    if torch.cuda.is_available() or version >= (0, 46):
+        return True
+    warn(f"bitsandbytes {bitsandbytes.__version__} cannot quantise on a CPU (0.46 can): the base is loaded unquantised.")
+    return False
+
+
+def _quantisation(config: TrainConfig, dtype: Any) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=config.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def attach_adapters(model: Any, base: Base, config: TrainConfig, paths: Paths) -> Any:
+    """New adapters, or those of an earlier job to continue from. They are kept in float32 whatever the base is in."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if paths.adapter is not None:
+        say(f"Continuing from the adapter in {paths.adapter}; its own rank, alpha and modules hold.")
+        with _refusals(base):
+            return PeftModel.from_pretrained(model, _folder_with_adapter(paths.adapter), is_trainable=True)
+    _check_targets(model, config)
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        bias=config.lora_bias,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base.name,
+    )
+    adapted = get_peft_model(model, lora)
+    adapted.peft_config["default"].base_model_name_or_path = base.name  # peft puts the folder it was loaded from
+    return adapted
+
+
+def _folder_with_adapter(folder: Path) -> str:
+    found = sorted(folder.rglob("adapter_config.json"), key=lambda path: len(path.parts))
+    if not found:
+        raise ModelError(f"The adapter channel {folder} holds no adapter_config.json. Give it an extracted model.tar.gz.")
+    return str(found[0].parent)
+
+
+def _check_targets(model: Any, config: TrainConfig) -> None:
+    """peft passes over a target that does not exist as long as another does: fewer adapters than the recipe says."""
+    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    missing = [name for name in config.target_modules if name not in present]
+    if missing:
+        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if "Linear" in type(module).__name__}
+        raise ModelError(
+            f"lora_target_modules names {', '.join(missing)}, which this model does not have. "
+            f"It has {', '.join(sorted(linear))}."
+        )
+
+
+def describe_quantisation(model: Any) -> str:
+    """How the frozen base is held, for the manifest."""
+    return "4 bits" if getattr(model, "is_loaded_in_4bit", False) else str(model.dtype).removeprefix("torch.")

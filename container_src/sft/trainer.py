@@ -1,0 +1,406 @@
+"""SFTTrainer with the optimizer step as its unit.
+
+Trainer's loop sees one batch per step, which holds all micro-batches of it. So the loss of a step is averaged over its
+trained tokens exactly, however they are split; a resume continues at a step, never inside one (Trainer 4.56 loses an
+epoch's last, shorter accumulation after a resume in that epoch); and a faster way to run a whole step has one place to go.
+"""
+
+# heavy imports at module level: job.py imports this module only when the training begins, and the classes here inherit
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch  # noqa: TID253
+import transformers  # noqa: TID253
+import trl  # noqa: TID253
+
+from .batches import Padding, StepDataset
+from .checkpoint import Origin, prune, publish, staging_folder
+from .config import TrainConfig
+from .data import Encoded
+from .evaluate import score, sum_tokens
+from .failure import JobError
+from .log import MetricsFile, metric_line, say
+from .paths import Paths
+from .steps import Schedule, make_steps
+from .stop import Stopping
+
+# a save at least this often, so that a lost machine never costs more
+SAVE_AT_LEAST_EVERY_S = 600.0
+
+# what other versions call an argument
+RENAMED = {
+    "max_length": "max_seq_length",
+    "eval_strategy": "evaluation_strategy",
+    "use_cpu": "no_cuda",
+}
+# arguments that a version may lack without any change to the result, and why
+MAY_LACK = {
+    "save_safetensors": "newer ones write nothing else",
+    "average_tokens_across_devices": "our step averages by itself",
+    "group_by_length": "our dataset sets the order",
+    "logging_dir": "newer ones read it from the environment",
+    "max_length": "rows come cut already",
+    "completion_only_loss": "labels come made already",
+    "assistant_only_loss": "labels come made already",
+    "padding_free": "our collator pads",
+    "loss_type": "our step computes the loss",
+    "activation_offloading": "off is the only behaviour of those that lack it",
+    "use_liger_kernel": "off is the only behaviour of those that lack it",
+}
+METRIC_ORDER = (
+    "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy", "tokens_per_second", "samples_per_second",
+    "steps_per_second", "eta_s", "eval_loss", "eval_perplexity", "eval_mean_token_accuracy", "eval_tokens",
+)  # fmt: skip
+
+
+class VersionError(JobError):
+    """The installed libraries cannot do what the recipe asks."""
+
+
+def make_arguments(config: TrainConfig, schedule: Schedule, paths: Paths, dtype: torch.dtype) -> trl.SFTConfig:
+    """Every argument that matters, since defaults differ between versions; what our step does itself is turned off."""
+    cuda = torch.cuda.is_available()
+    wanted = {
+        "output_dir": str(paths.checkpoints),
+        # one batch is one step, see StepDataset
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": config.per_device_eval_batch_size,
+        "gradient_accumulation_steps": 1,
+        "max_steps": schedule.total,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": schedule.warmup_steps,
+        "optim": config.optim,
+        "weight_decay": config.weight_decay,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": dtype == torch.bfloat16,
+        "fp16": dtype == torch.float16,
+        "use_cpu": not cuda,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        # done by us: checkpointing in load_base, everything after a step in AfterStep
+        "gradient_checkpointing": False,
+        "logging_strategy": "no",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "save_safetensors": True,
+        "load_best_model_at_end": False,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "log_level": "error",
+        "report_to": [config.report_to],
+        "logging_dir": str(paths.output / "tensorboard"),
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "group_by_length": False,
+        "average_tokens_across_devices": False,
+        "auto_find_batch_size": False,
+        "label_smoothing_factor": 0.0,
+        "neftune_noise_alpha": None,
+        "torch_compile": False,
+        "use_liger_kernel": False,
+        "ddp_find_unused_parameters": False,
+        "push_to_hub": False,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "max_length": config.max_length,
+        "packing": False,
+        "padding_free": False,
+        "completion_only_loss": False,
+        "assistant_only_loss": False,
+        "loss_type": "nll",
+        "activation_offloading": False,
+    }
+    accepted = {item.name for item in dataclasses.fields(trl.SFTConfig)}
+    return trl.SFTConfig(**fit_keywords(wanted, accepted))
+
+
+def fit_keywords(wanted: dict[str, Any], accepted: set[str]) -> dict[str, Any]:
+    """The same arguments by the names that this version has; one that changes results is never dropped."""
+    fitted = {}
+    for name, value in wanted.items():
+        known = name if name in accepted else RENAMED.get(name, name)
+        if known in accepted:
+            fitted[known] = value
+        elif name not in MAY_LACK:
+            raise VersionError(
+                f"trl {trl.__version__} with transformers {transformers.__version__} has no argument {name}, which changes the "
+                "result. Use an image from the launcher's table of known images."
+            )
+    return fitted
+
+
+class Meter:
+    """What happened since the last metric line, kept on the device so that no step waits for the host."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self.tokens = 0
+        self.trained_tokens = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since = time.monotonic()
+        self._idle_s = 0.0
+        self._losses: list[Any] = []
+        self._rights: list[Any] = []
+        self._steps = self._rows = self._tokens = self._trained = 0
+
+    def add(self, step: dict[str, Any], loss: Any, right: Any) -> None:
+        self._losses.append(loss)
+        self._rights.append(right)
+        self._steps += 1
+        self._rows += step["rows"]
+        self._tokens += step["tokens"]
+        self._trained += step["trained"]
+        self.tokens += step["tokens"]
+        self.trained_tokens += step["trained"]
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Evaluating and saving do not count as slow steps."""
+        started = time.monotonic()
+        yield
+        self._idle_s += time.monotonic() - started
+
+    def take(self, done: int, accelerator: Any) -> dict[str, float]:
+        """The numbers of one metric line, over the steps since the last one and over all processes."""
+        sums = accelerator.reduce(torch.stack([sum(self._losses), sum(self._rights)]).double(), reduction="sum").tolist()
+        seconds = max(time.monotonic() - self._since - self._idle_s, 1e-9)
+        speed = self._steps / seconds
+        values = {
+            "loss": sums[0] / self._steps,
+            "mean_token_accuracy": sums[1] / self._trained,
+            "tokens_per_second": self._tokens / seconds,
+            "samples_per_second": self._rows / seconds,
+            "steps_per_second": speed,
+            "eta_s": round((self._schedule.total - done) / speed),
+        }
+        self._reset()
+        return values
+
+
+class AfterStep(transformers.TrainerCallback):
+    """Decides after every step whether to log, evaluate, save or stop."""
+
+    def __init__(self, schedule: Schedule, stopping: Stopping, accelerator: Any) -> None:
+        self._schedule = schedule
+        self._stopping = stopping
+        self._accelerator = accelerator
+        self._saved = self._began = time.monotonic()
+        self._longest_step_s = 0.0
+        self._evaluates = True
+
+    def without_evaluation(self) -> AfterStep:
+        self._evaluates = False
+        return self
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step, now = state.global_step, time.monotonic()
+        self._longest_step_s = max(self._longest_step_s, now - self._began)
+        stops = bool(self._stopping.check(2 * self._longest_step_s))
+        overdue = now - self._saved > SAVE_AT_LEAST_EVERY_S
+        stops, overdue = self._agree(stops, overdue)
+        control.should_log = self._schedule.logs_after(step) or stops
+        control.should_evaluate = self._evaluates and self._schedule.evaluates_after(step)
+        control.should_save = self._schedule.saves_after(step) or stops or overdue
+        control.should_training_stop = control.should_training_stop or stops or step >= self._schedule.total
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved = time.monotonic()
+
+    def _agree(self, *flags: bool) -> tuple[bool, ...]:
+        """What any process wants, all do: SIGTERM reaches one of them, and saving needs them all."""
+        if self._accelerator.num_processes == 1:
+            return flags
+        votes = torch.tensor([int(flag) for flag in flags], device=self._accelerator.device)
+        return tuple(vote > 0 for vote in self._accelerator.reduce(votes, reduction="sum").tolist())
+
+
+class MetricLines(transformers.TrainerCallback):
+    """Prints and keeps what the trainer logs; ends the job when the loss is no longer a number."""
+
+    def __init__(self, schedule: Schedule, file: MetricsFile) -> None:
+        self._schedule = schedule
+        self._file = file
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._file.start(_select(line) for line in state.log_history if _is_metric(line))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if not logs or not _is_metric(logs):
+            return
+        values = _select({**logs, "step": state.global_step})
+        self._file.append(values)
+        del values["step"]
+        say(metric_line(state.global_step, self._schedule.total, values))
+        _check_finite(values, state.global_step)
+
+
+def _is_metric(logs: dict[str, float]) -> bool:
+    return "loss" in logs or "eval_loss" in logs
+
+
+def _select(logs: dict[str, float]) -> dict[str, float]:
+    return {name: logs[name] for name in ("step", *METRIC_ORDER) if name in logs}
+
+
+def _check_finite(values: dict[str, float], step: int) -> None:
+    for name in ("loss", "eval_loss"):
+        if not math.isfinite(values.get(name, 0.0)):
+            raise JobError(
+                f"The {name} became {values[name]} at step {step}, so training on is of no use. Lower learning_rate or "
+                "max_grad_norm, add warmup_steps, or use bfloat16 instead of float16. The last checkpoint is kept."
+            )
+
+
+class StepTrainer(trl.SFTTrainer):
+    """One call of training_step is one optimizer step; checkpoints appear whole; evaluation is exact over tokens."""
+
+    def __init__(
+        self, config: TrainConfig, schedule: Schedule, padding: Padding, checkpoints: Any, origin: Origin, **kwargs: Any
+    ) -> None:
+        self._config = config
+        self._padding = padding
+        self._checkpoints = checkpoints
+        self._origin = origin
+        self.meter = Meter(schedule)
+        self.latest_score: tuple[int, dict[str, float]] = (-1, {})
+        with _prepared_already(kwargs["model"]):
+            super().__init__(**kwargs)
+
+    def get_train_dataloader(self) -> Any:
+        """Our dataset is ordered, shared out and batched already; and a loader must not draw from the dropout's RNG."""
+        return torch.utils.data.DataLoader(
+            self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only_item, generator=torch.Generator()
+        )
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        model.train()
+        step = self._prepare_inputs(inputs)
+        # processes' gradients are averaged, so each one's share is scaled up to make the average the sum
+        weight = self.accelerator.num_processes / step["trained"] if step["counts"] else 0.0
+        losses, rights = [], []
+        for number, batch in enumerate(step["batches"], start=1):
+            last = number == len(step["batches"])
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss, right = sum_tokens(model, batch)
+                self.accelerator.backward(loss * weight)
+            losses.append(loss.detach())
+            rights.append(right * step["counts"])
+        loss = sum(losses) * weight
+        self.meter.add(step, loss / self.accelerator.num_processes, sum(rights))
+        return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # Trainer's guess, which nobody reads, looks for input_ids in the batch
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        with self.meter.paused():
+            found = score(self.model, rows, self._padding, self._config.per_device_eval_batch_size, self.accelerator)
+        metrics = found.as_metrics(metric_key_prefix)
+        self.latest_score = (self.state.global_step, dict(metrics))
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:  # Trainer rounds its own to four places
+            logs.update(self.meter.take(self.state.global_step, self.accelerator))
+        super().log(logs, start_time)
+        self.state.log_history[-1]["epoch"] = logs["epoch"] = self.meter._schedule.epoch_of(self.state.global_step)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(staging_folder(self._checkpoints, self.state.global_step))
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        step = self.state.global_step
+        with self.meter.paused():
+            if self.is_world_process_zero():
+                shutil.rmtree(staging_folder(self._checkpoints, step), ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(*args, **kwargs)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                publish(self._checkpoints, step, self._origin)
+                prune(self._checkpoints, self._config.save_total_limit)
+            self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Adapters alone: Trainer's own adds a pickle of its arguments, and peft asks the Hub whether the vocabulary grew."""
+        self.accelerator.unwrap_model(self.model).save_pretrained(
+            output_dir or self.args.output_dir, safe_serialization=True, save_embedding_layers=False
+        )
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: trl writes one beside every checkpoint."""
+
+
+def _only_item(items: list[dict[str, Any]]) -> dict[str, Any]:
+    return items[0]
+
+
+@contextlib.contextmanager
+def _prepared_already(model: Any) -> Iterator[None]:
+    """Keep trl from preparing a quantised model again: it would freeze the adapters and change the dtypes of the rest."""
+    base = model.get_base_model()
+    quantised = getattr(base, "is_loaded_in_4bit", False)
+    base.is_loaded_in_4bit = False
+    try:
+        yield
+    finally:
+        base.is_loaded_in_4bit = quantised
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    padding: Padding,
+    train: list[Encoded],
+    evaluation: list[Encoded],
+    config: TrainConfig,
+    schedule: Schedule,
+    paths: Paths,
+    origin: Origin,
+    stopping: Stopping,
+    dtype: torch.dtype,
+) -> StepTrainer:
+    args = make_arguments(config, schedule, paths, dtype)
+    steps = make_steps(len(train), config.effective_batch_size * args.world_size, schedule.total, config.seed)
+    dataset = StepDataset(
+        train, steps, config.per_device_train_batch_size, padding, args.process_index, args.world_size
+    )
+    trainer = StepTrainer(
+        config=config,
+        schedule=schedule,
+        padding=padding,
+        checkpoints=paths.checkpoints,
+        origin=origin,
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        eval_dataset=evaluation or None,
+        processing_class=tokenizer,
+        data_collator=_only_item,
+    )
+    after_step = AfterStep(schedule, stopping, trainer.accelerator)
+    trainer.add_callback(after_step if evaluation else after_step.without_evaluation())
+    trainer.add_callback(MetricLines(schedule, MetricsFile(paths.output / "metrics.jsonl")))
+    # prints every log as a dict, which our metric lines replace
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
