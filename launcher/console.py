@@ -93,7 +93,10 @@ def print_jobs(found: Sequence[JobSummary]) -> None:
 
 @contextmanager
 def track(name: str, size: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar in bytes."""
+    """A progress bar in bytes, on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (

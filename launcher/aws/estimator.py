@@ -41,9 +41,11 @@ def preload() -> None:
 def _quiet_sdk() -> Iterator[None]:
     """SDK v2 logs to stdout, warns of its own end and replaces sys.excepthook when imported."""
     os.environ.setdefault("SAGEMAKER_SUPPRESS_V2_WARNING", "1")
-    hook, logger = sys.excepthook, logging.getLogger("sagemaker.config")
-    if logger.level == logging.NOTSET:  # set before the import, or the SDK adds a handler of its own for stdout
-        logger.setLevel(logging.WARNING)
+    hook = sys.excepthook
+    for name in ("sagemaker", "sagemaker.config"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:  # set before the import, or the SDK adds a handler of its own for stdout
+            logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

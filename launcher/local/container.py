@@ -31,7 +31,8 @@ INHERITED = (
 
 # AWS's images have a bash without a trap as PID 1, which the kernel shields from SIGTERM: no child sees it.
 # The trap that does nothing plays the kernel's part, and unlike an ignored signal is not inherited.
-DEFAULT_ENTRYPOINT = ("/bin/bash", "-c", "trap : TERM; train; exit $?")
+DEFAULT_ENTRYPOINT = ("/bin/bash", "-c", 'trap : TERM; eval "$@"; exit $?', "bash")
+DEFAULT_ARGUMENTS = ("train",)
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,10 @@ def find_bundle_uri(document: Document) -> str | None:
 
 def make_command(document: Document) -> list[str]:
     algorithm = document["AlgorithmSpecification"]
-    entrypoint = algorithm.get("ContainerEntrypoint") or DEFAULT_ENTRYPOINT
-    return [*entrypoint, *algorithm.get("ContainerArguments", ())]
+    arguments = algorithm.get("ContainerArguments", ())
+    if entrypoint := algorithm.get("ContainerEntrypoint"):
+        return [*entrypoint, *arguments]
+    return [*DEFAULT_ENTRYPOINT, *(arguments or DEFAULT_ARGUMENTS)]
 
 
 def make_environment(

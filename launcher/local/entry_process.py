@@ -51,7 +51,9 @@ def _only_wake(_number: int, _frame: FrameType | None) -> None:
 class EntryProcess:
     """Started in a session of its own, with one pipe for all output."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, alarm: Alarm
+    ) -> None:
         self._process = subprocess.Popen(
             command,
             env=environment,
@@ -69,17 +71,15 @@ class EntryProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._output, selectors.EVENT_READ)
         self._selector.register(self._pidfd, selectors.EVENT_READ)
+        self._selector.register(alarm.fd, selectors.EVENT_READ)
+        self._alarm = alarm
 
-    def wait(self, alarm: Alarm, deadline: float) -> bytes:
+    def wait(self, deadline: float) -> bytes:
         """Output, or nothing when there was another event: the end, a signal, the deadline (monotonic)."""
-        key = self._selector.register(alarm.fd, selectors.EVENT_READ)
-        try:
-            ready = self._selector.select(max(0.0, deadline - time.monotonic()))
-        finally:
-            self._selector.unregister(alarm.fd)
-        if any(found.fd == key.fd for found, _ in ready):
-            alarm.clear()
-        return self._read() if any(found.fileobj is self._output for found, _ in ready) else b""
+        ready = {key.fd for key, _ in self._selector.select(max(0.0, deadline - time.monotonic()))}
+        if self._alarm.fd in ready:
+            self._alarm.clear()
+        return self._read() if self._output.fileno() in ready else b""
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import launcher
 from launcher.errors import LocalEndpointError
 from launcher.local.card import Card, load_card
 from launcher.local.dispatcher import kill_leftovers
@@ -226,7 +225,7 @@ def _make_environment() -> dict[str, str]:
     for name in ("NO_PROXY", "no_proxy"):
         environment[name] = ",".join(filter(None, (environment.get(name), "127.0.0.1", "localhost")))
     # A checkout is importable only from its own folder, which is not where the endpoint runs.
-    home = str(Path(launcher.__file__).parents[1])
+    home = str(Path(__file__).parents[2])
     if home != sysconfig.get_path("purelib"):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (home, environment.get("PYTHONPATH"))))
     return environment

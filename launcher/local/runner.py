@@ -100,7 +100,7 @@ class JobRunner:
             self._run_attempts()
         except StopAsked:
             self._finish("Stopped", "Stopped", "The job was stopped before training began.")
-        except RequestError as error:
+        except (RequestError, DownloadError) as error:
             self._fail(f"ClientError: {error}")
         except (OSError, StoreError, sqlite3.OperationalError) as error:
             self._fail(self._describe_own_failure(error))
@@ -232,7 +232,7 @@ class JobRunner:
             entry = self._start_entry(tree, temporary)
             try:
                 while not entry.has_ended():
-                    self._record(lines.feed(entry.wait(self._alarm, min(look_at, limit_at, kill_at))), log)
+                    self._record(lines.feed(entry.wait(min(look_at, limit_at, kill_at))), log)
                     now = time.monotonic()
 
                     # what is asked for
@@ -269,7 +269,7 @@ class JobRunner:
             tree, self._document, self._endpoint_url, temporary, os.environ
         )
         try:
-            return EntryProcess(command, environment, tree.base)
+            return EntryProcess(command, environment, tree.base, self._alarm)
         except (FileNotFoundError, PermissionError) as error:
             raise RequestError(
                 f"the container's entrypoint {command[0]!r} cannot be started: {error}."

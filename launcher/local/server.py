@@ -221,7 +221,7 @@ class Admin:
 
 def find_version() -> str:
     try:
-        return metadata.version("launcher")
+        return metadata.version("qlora-launcher")
     except metadata.PackageNotFoundError:
         return "unknown"
 

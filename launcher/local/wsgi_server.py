@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import socket
 import socketserver
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
@@ -49,6 +52,11 @@ class LoopbackServer(ThreadingHTTPServer):
         # HTTPServer's own looks up the host's full name, which can wait for a name server.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = HOST, self.socket.getsockname()[1]
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Only this user, and root, come in: a training job is any command that its creator wants to run."""
+        owner = find_socket_owner(client_address, (HOST, self.server_port))
+        return owner in (None, 0, os.getuid())
 
     def begin_request(self) -> None:
         with self._idle:
@@ -343,6 +351,21 @@ class Response:
         if handler.close_connection:
             handler.send_header("Connection", "close")
         handler.end_headers()
+
+
+def find_socket_owner(local: tuple[str, int], remote: tuple[str, int]) -> int | None:
+    """The user whose socket it is; None where the kernel does not tell."""
+    wanted = [_as_in_proc(local), _as_in_proc(remote)]
+    try:
+        rows = Path("/proc/net/tcp").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(fields[7]) for fields in map(str.split, rows) if fields[1:3] == wanted), None)
+
+
+def _as_in_proc(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
 
 
 def make_environ(handler: RequestHandler, body: Body) -> WSGIEnvironment:

@@ -1,0 +1,91 @@
+"""What the last job of a run means for the next submit."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+
+import pytest
+
+from launcher.errors import RunError
+from launcher.job import Status, make_status
+from launcher.plan import Plan, make_plan
+from launcher.recipe import load_recipe
+from launcher.runs import Previous, decide
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(load_recipe("qwen2.5-1.5b-medical"), "mine", now=datetime(2026, 1, 2, tzinfo=UTC))
+
+
+def previous(plan: Plan, status: Status, **changes: str) -> Previous:
+    same = Previous(
+        name="mine-20260101-000000",
+        status=status,
+        recipe_digest=plan.config.recipe_digest,
+        data_digest=plan.config.data_digest,
+        checkpoints="s3://b/launcher/checkpoints/mine/20260101-000000/",
+    )
+    return dataclasses.replace(same, **changes)
+
+
+def test_a_first_submit_starts(plan: Plan) -> None:
+    assert decide(plan, None, fresh=False, has_checkpoint=False).action == "start"
+
+
+@pytest.mark.parametrize("status", [status for status in Status if not status.is_over])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_live_job_refuses_the_submit_even_afresh(plan: Plan, status: Status, fresh: bool) -> None:
+    with pytest.raises(RunError, match="has a live job: mine-20260101-000000") as caught:
+        decide(plan, previous(plan, status), fresh=fresh, has_checkpoint=True)
+    assert "launcher stop mine-20260101-000000" in caught.value.hint
+
+
+@pytest.mark.parametrize("status", [Status.STOPPED, Status.FAILED])
+def test_an_unfinished_checkpoint_of_the_same_is_gone_on_with(plan: Plan, status: Status) -> None:
+    decision = decide(plan, previous(plan, status), fresh=False, has_checkpoint=True)
+    assert decision.action == "resume"
+    assert decision.previous is not None
+    resumed = plan.resuming(decision.previous.generation)
+    assert resumed.checkpoint_key == "checkpoints/mine/20260101-000000/"
+    assert resumed.job_name == plan.job_name
+
+
+@pytest.mark.parametrize(("field", "word"), [("recipe_digest", "the recipe"), ("data_digest", "the data")])
+def test_an_unfinished_checkpoint_of_another_recipe_or_data_is_refused(plan: Plan, field: str, word: str) -> None:
+    before = previous(plan, Status.STOPPED, **{field: "other"})
+    with pytest.raises(RunError, match=f"{word} changed since") as caught:
+        decide(plan, before, fresh=False, has_checkpoint=True)
+    assert "--fresh" in caught.value.hint
+    assert decide(plan, before, fresh=True, has_checkpoint=True).action == "start"
+
+
+def test_a_job_that_left_no_checkpoint_is_started_again(plan: Plan) -> None:
+    decision = decide(plan, previous(plan, Status.FAILED, data_digest="other"), fresh=False, has_checkpoint=False)
+    assert decision.action == "start"
+
+
+def test_a_finished_run_says_so_unless_something_changed(plan: Plan) -> None:
+    finished = decide(plan, previous(plan, Status.COMPLETED), fresh=False, has_checkpoint=True)
+    assert finished.action == "finished"
+    assert "is finished" in finished.why
+    changed = decide(plan, previous(plan, Status.COMPLETED, data_digest="other"), fresh=False, has_checkpoint=True)
+    assert (changed.action, "the data changed" in changed.why) == ("start", True)
+
+
+def test_states_aws_has_not_thought_of_yet_are_unknown() -> None:
+    assert make_status({"TrainingJobStatus": "InProgress", "SecondaryStatus": "Teleporting"}) is Status.UNKNOWN
+    assert make_status({"TrainingJobStatus": "Failed", "SecondaryStatus": "Teleporting"}) is Status.FAILED
+
+
+def test_every_state_in_botocores_model_is_known() -> None:
+    import botocore.session
+
+    shapes = botocore.session.get_session().get_service_model("sagemaker")
+    for secondary in shapes.shape_for("SecondaryStatus").enum:
+        primary = {"Completed": "Completed", "Failed": "Failed", "Stopped": "Stopped"}.get(secondary, "InProgress")
+        if secondary in ("MaxRuntimeExceeded", "MaxWaitTimeExceeded"):
+            primary = "Stopped"
+        status = make_status({"TrainingJobStatus": primary, "SecondaryStatus": secondary})
+        assert status is not Status.UNKNOWN, secondary
