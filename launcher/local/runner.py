@@ -236,7 +236,7 @@ class JobRunner:
                     now = time.monotonic()
 
                     # what is asked for
-                    if ending is Ending.BY_ITSELF:
+                    if ending is Ending.BY_ITSELF and not entry.has_ended():
                         ending = self._find_reason_to_end(now >= limit_at)
                         if ending is not Ending.BY_ITSELF:
                             log.say(f"SIGTERM ({ending.value}); SIGKILL follows after {self._grace_s:g} s.")

@@ -1,4 +1,4 @@
-"""The runner as the endpoint starts it: a process with a book of jobs and objects on disk, and no endpoint."""
+"""The runner as the endpoint starts it: a process, a book of jobs, objects on disk; no endpoint is there."""
 
 from __future__ import annotations
 
@@ -211,6 +211,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reported]:
     job = site.add_training(
         "report",
         "report.py",
+        files={"requirements.txt": "pytest>=1\n"},
         HyperParameters={"lora_r": "16", "text": '"a b"', "bf16": "true"},
         Environment={
             "GREETING": "hello",
@@ -242,6 +243,19 @@ def test_job_completes_with_artifacts_and_aws_fields(reported: Reported) -> None
     side = reported.site.read_archive("output/report/output/output.tar.gz")
     assert side == {"notes.txt": "a side result"}
     assert "FailureReason" not in document
+    assert reported.report["environment"]["AWS_ENDPOINT_URL"] == NO_ENDPOINT
+    assert "127.0.0.1" in reported.report["environment"]["NO_PROXY"].split(",")
+
+
+def test_network_isolation_takes_the_hub_away(site: Site) -> None:
+    site.run(site.add_shell("isolated", "echo offline: $HF_HUB_OFFLINE", EnableNetworkIsolation=True))
+    assert "offline: 1" in site.log("isolated")
+
+
+def test_arguments_without_an_entrypoint_go_to_the_images_own(site: Site) -> None:
+    algorithm = {"ContainerArguments": ["echo", "one", "'two  three'"]}
+    site.run(site.add("argued", AlgorithmSpecification=algorithm))
+    assert "one two  three" in site.log("argued")
 
 
 def test_times_are_those_of_the_run(reported: Reported) -> None:
@@ -333,27 +347,33 @@ def test_last_value_of_each_metric_is_final(reported: Reported) -> None:
 # Failures of train.py
 
 
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """Three jobs at once, each with a runner of its own, in one state folder."""
+    site = Site(tmp_path_factory.mktemp("failed") / "local")
+    ways = ("raise", "exit", "kill")
+    jobs = [site.add_training(how, "fails.py", HyperParameters={"how": how}) for how in ways]
+    for job, runner in [(job, site.start(job)) for job in jobs]:
+        site.finish(job, runner)
+    return site
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
-    [
-        ("raise", ["ValueError: the learning rate is a banana", "exit code: 1"]),
-        ("exit", ["ExitCode 7", "exit code: 1"]),
-        ("kill", ["ExitCode -9", "exit code: 1"]),
-    ],
+    [("raise", "ValueError: the learning rate is a banana"), ("exit", "ExitCode 7"), ("kill", "ExitCode -9")],
 )
-def test_failure_reason_tells_what_train_py_did(site: Site, how: str, words: list[str]) -> None:
-    document = site.run(site.add_training(how, "fails.py", HyperParameters={"how": how}))
+def test_failure_reason_tells_what_train_py_did(failed: Site, how: str, words: str) -> None:
+    document = failed.book.get(how)
     assert document["TrainingJobStatus"] == "Failed"
     reason = document["FailureReason"]
     assert reason.startswith("AlgorithmError: ExecuteUserScriptError:") and len(reason) <= 1024
-    assert all(word in reason for word in words), reason
+    assert words in reason and reason.endswith(", exit code: 1")
     assert "ModelArtifacts" not in document
-    failure = site.read_archive(f"output/{how}/output/output.tar.gz")["failure"]
-    assert words[0] in failure
+    assert words in failed.read_archive(f"output/{how}/output/output.tar.gz")["failure"]
 
 
 def test_own_failure_file_comes_first_and_is_cut(site: Site) -> None:
-    script = 'printf "%01500d" 7 > $SAGEMAKER_BASE_DIR/output/failure; echo kept > $SAGEMAKER_BASE_DIR/model/a; exit 3'
+    script = 'cd $SAGEMAKER_BASE_DIR; printf "%01500d" 7 > output/failure; echo kept > model/a; exit 3'
     document = site.run(site.add_shell("long", script))
     assert len(document["FailureReason"]) == 1024
     assert document["FailureReason"].startswith("AlgorithmError: 0000")
@@ -477,8 +497,9 @@ def test_job_that_closes_its_output_early_is_waited_for(site: Site) -> None:
 def test_checkpoints_follow_the_folder_while_the_job_runs(site: Site) -> None:
     site.put("checkpoints/run/old/state", "from the last job")
     script = (
-        "cd $SAGEMAKER_BASE_DIR/checkpoints; cat old/state; echo; rm -r old; mkdir -p new tmp-next; echo 1 > new/state;"
-        "echo half > tmp-next/state; echo ready; until [ -e $SAGEMAKER_BASE_DIR/go ]; do sleep 0.05; done;"
+        "cd $SAGEMAKER_BASE_DIR/checkpoints; cat old/state; echo; rm -r old; mkdir -p new tmp-next;"
+        "echo 1 > new/state; echo half > tmp-next/state;"
+        "until [ -e $SAGEMAKER_BASE_DIR/go ]; do sleep 0.05; done;"
         "echo 22 > new/state"
     )
     config = {"S3Uri": f"s3://{BUCKET}/checkpoints/run", "LocalPath": "/opt/ml/checkpoints"}
@@ -587,7 +608,10 @@ def test_unmet_requirements_fail_before_anything_is_installed(site: Site) -> Non
 
 
 def test_uncompressed_output_keeps_its_files(site: Site) -> None:
-    script = "cd $SAGEMAKER_BASE_DIR; mkdir model/sub; echo a > model/a; echo b > model/sub/b; echo c > output/data/c"
+    script = (
+        "cd $SAGEMAKER_BASE_DIR; mkdir model/sub;"
+        "echo a > model/a; echo b > model/sub/b; echo c > output/data/c"
+    )
     config = {"S3OutputPath": f"s3://{BUCKET}/output/", "CompressionType": "NONE"}
     document = site.run(site.add_shell("plain", script, OutputDataConfig=config))
     assert document["ModelArtifacts"]["S3ModelArtifacts"] == f"s3://{BUCKET}/output/plain/output/model/"
