@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import enum
 import errno
+import gzip
 import json
 import math
 import os
@@ -19,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +101,7 @@ class JobRunner:
         try:
             self._run_attempts()
         except StopAsked:
-            self._finish("Stopped", "Stopped", "The job was stopped before training began.")
+            self._finish("Stopped", "Stopped", "The job was stopped while no training ran.")
         except (RequestError, DownloadError) as error:
             self._fail(f"ClientError: {error}")
         except (OSError, StoreError, sqlite3.OperationalError) as error:
@@ -148,7 +150,7 @@ class JobRunner:
             if self._input_mode(channel) == "FastFile":
                 name = channel["ChannelName"]
                 yield f"The channel {name} is FastFile; here it is downloaded first, as with File."
-        if self._document["ResourceConfig"].get("InstanceCount", 1) > 1:
+        if self._document.get("ResourceConfig", {}).get("InstanceCount", 1) > 1:
             yield "More than one instance is asked for; here the job runs as the only host, algo-1."
         if self._document.get("HyperParameters", {}).get("sagemaker_torch_distributed_enabled") == "true":
             yield (
@@ -188,7 +190,7 @@ class JobRunner:
             unmet = versions.list_unmet(path)
         except DownloadError as error:
             raise RequestError(f"the code cannot be fetched: {error}") from error
-        except tarfile.TarError as error:
+        except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise RequestError(f"the code in {uri} is not a tar.gz archive: {error}.") from error
         if unmet:
             raise RequestError(_refuse_requirements(unmet, log))
@@ -306,9 +308,9 @@ class JobRunner:
 
         model = Artifact.of_folder(tree.model)
         location = self._upload_artifact(model, "model.tar.gz", "model/")
-        if has_failed and not model:
-            return {}
-        return {"ModelArtifacts": {"S3ModelArtifacts": str(location)}}
+        is_complete = result.ending is Ending.BY_ITSELF and result.exit_code == 0
+        # A job that completes has this field in SageMaker even if it left no model.
+        return {"ModelArtifacts": {"S3ModelArtifacts": str(location)}} if model or is_complete else {}
 
     def _upload_artifact(self, artifact: Artifact, archive: str, folder: str) -> Location:
         config = self._document["OutputDataConfig"]

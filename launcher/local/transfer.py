@@ -208,7 +208,7 @@ class CheckpointSync:
         present = dict(self._iter_finished())
         for name, fingerprint in present.items():
             if self._synced.get(name) != fingerprint:
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                     self._store.put_file(self._prefix.bucket, self._prefix.key + name, self._folder / name)
                     self._synced[name] = fingerprint
         for name in self._synced.keys() - present.keys():

@@ -416,6 +416,7 @@ def test_without_the_shim_sigterm_does_not_reach_train_py(site: Site) -> None:
     assert document["SecondaryStatus"] == "Stopped"
     assert "[launcher] SIGKILL: the job did not end in time." in site.log(job)
     assert site.keys("output/") == []
+    assert "ModelArtifacts" not in document
 
 
 def test_one_that_ignores_sigterm_is_killed_with_all_its_descendants(site: Site) -> None:
@@ -591,6 +592,18 @@ def test_missing_code_is_a_client_error(site: Site) -> None:
         "FailureReason"
     ]
     assert reason.startswith("ClientError: the code cannot be fetched")
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"text", lambda data: data[:-20], lambda data: data[:60]])
+def test_damaged_code_is_a_client_error(site: Site, damage: Callable[[bytes], bytes]) -> None:
+    hyperparameters = {"sagemaker_submit_directory": site.pack({"train.py": "pass\n" * 1000})}
+    site.store.put(
+        BUCKET, "source/sourcedir.tar.gz", io.BytesIO(damage(site.read("source/sourcedir.tar.gz")))
+    )
+    reason = site.run(site.add_shell("damaged", "echo never", HyperParameters=hyperparameters))[
+        "FailureReason"
+    ]
+    assert reason.startswith("ClientError: the code in s3://") and "is not a tar.gz archive" in reason
 
 
 def test_unmet_requirements_fail_before_anything_is_installed(site: Site) -> None:
