@@ -76,9 +76,7 @@ class S3Service:
 
 def find_operation(request: S3Request) -> Operation:
     if request.query.get("versionId", "null") != "null":
-        raise StoreError(
-            "NoSuchVersion", 404, "The specified version does not exist: the endpoint keeps none."
-        )
+        raise StoreError("NoSuchVersion", 404, "The specified version does not exist: the endpoint keeps none.")
     subresource = next((name for name in request.query if name in SUBRESOURCES), "")
     found: Operation | None
     if not request.bucket:

@@ -25,14 +25,17 @@ DIGESTED_HERE = ("sha1", "sha256")
 
 
 def algorithms_to_digest(request: S3Request) -> tuple[str, ...]:
-    """What must be computed while the bytes come in, beside MD5 and CRC32, which always are."""
+    """What must be computed while the bytes come in, beside CRC32, which always is."""
     trailers = (request.header("x-amz-trailer") or "").lower()
     wanted = (request.header("x-amz-sdk-checksum-algorithm") or "").lower()
-    return tuple(
-        name
-        for name in DIGESTED_HERE
-        if request.header(PREFIX + name) or PREFIX + name in trailers or name == wanted
-    )
+    given = (name for name in DIGESTED_HERE if request.header(PREFIX + name) or PREFIX + name in trailers)
+    return tuple({"md5", wanted, *given} & {"md5", *DIGESTED_HERE})
+
+
+def part_algorithms(request: S3Request) -> tuple[str, ...]:
+    """A part's MD5 is left out where the client sends a CRC32: it was half the work of a big upload."""
+    is_checked = request.header(PREFIX + "crc32") and not request.header("content-md5")
+    return tuple(name for name in algorithms_to_digest(request) if name != "md5" or not is_checked)
 
 
 def check_content(request: S3Request, content: Content) -> Checksum:
@@ -71,7 +74,7 @@ def check_length(request: S3Request, content: Content) -> None:
 
 def check_md5(request: S3Request, content: Content) -> None:
     given = request.header("content-md5")
-    if given is not None and decode(given) != content.md5:
+    if given is not None and decode(given) != content.digests["md5"]:
         raise bad_digest("Content-MD5")
 
 

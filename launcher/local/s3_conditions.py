@@ -91,7 +91,5 @@ def parse_range(header: str | None, size: int) -> range | None:
         if last and int(last) < int(first):
             return None
     if not chosen:
-        raise StoreError(
-            "InvalidRange", 416, f"The requested range is not satisfiable: {header} of {size} bytes"
-        )
+        raise StoreError("InvalidRange", 416, f"The requested range is not satisfiable: {header} of {size} bytes")
     return chosen

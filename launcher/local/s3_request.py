@@ -97,6 +97,12 @@ class S3Request:
         found = {name: value for name, value in self.environ.items() if name.startswith(start)}
         return {name[len(start) :].lower().replace("_", "-"): str(value) for name, value in found.items()}
 
+    def content_length(self) -> int | None:
+        """Of the bytes without their framings; None if the client does not say."""
+        chunked = self.header("transfer-encoding") or is_aws_chunked(self)
+        value = self.header("x-amz-decoded-content-length" if chunked else "content-length")
+        return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
     def document(self) -> bytes:
         """The whole body, for the operations whose body is a document."""
         chunks, size = [], 0
@@ -154,9 +160,7 @@ def open_transport(environ: WSGIEnvironment) -> Readable:
 
 def is_aws_chunked(request: S3Request) -> bool:
     encodings = (request.header("content-encoding") or "").lower()
-    return "aws-chunked" in encodings or (request.header("x-amz-content-sha256") or "").startswith(
-        "STREAMING-"
-    )
+    return "aws-chunked" in encodings or (request.header("x-amz-content-sha256") or "").startswith("STREAMING-")
 
 
 def read_line(stream: Readable) -> bytes:

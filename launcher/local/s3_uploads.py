@@ -6,10 +6,10 @@ from xml.etree.ElementTree import Element
 
 from launcher.local.s3_checksums import (
     PREFIX,
-    algorithms_to_digest,
     check_content,
     checksum_headers,
     member_name,
+    part_algorithms,
 )
 from launcher.local.s3_conditions import check_copy_source, parse_range, write_conditions
 from launcher.local.s3_objects import FileBody, encryption_headers, parse_copy_source, read_attributes
@@ -36,9 +36,7 @@ PAGE_SIZE = 1000
 
 def create_upload(store: ObjectStore, request: S3Request) -> Response:
     algorithm = (request.header("x-amz-checksum-algorithm") or "").lower() or None
-    kind = request.header("x-amz-checksum-type") or (
-        "FULL_OBJECT" if algorithm == "crc64nvme" else "COMPOSITE"
-    )
+    kind = request.header("x-amz-checksum-type") or ("FULL_OBJECT" if algorithm == "crc64nvme" else "COMPOSITE")
     attributes = read_attributes(request)
     upload = store.uploads.create(request.bucket, request.key, attributes, algorithm, kind)
     headers = encryption_headers(attributes)
@@ -57,7 +55,8 @@ def upload_part(store: ObjectStore, request: S3Request) -> Response:
     upload, number = find_upload(store, request), part_number(request)
     if request.header("x-amz-copy-source"):
         return upload_part_copy(store, request, upload, number)
-    with store.receiving(request.body, algorithms_to_digest(request)) as content:
+    size, algorithms = request.content_length(), part_algorithms(request)
+    with store.uploads.receiving(upload, number, size, request.body, algorithms) as content:
         checksum = check_content(request, content)
         part = store.uploads.put_part(upload, number, content, checksum)
     headers = {"ETag": quoted(part.etag), **encryption_headers(upload.attributes)}
@@ -69,7 +68,7 @@ def upload_part_copy(store: ObjectStore, request: S3Request, upload: Upload, num
     with file:
         check_copy_source(request, source)
         chosen = parse_range(request.header("x-amz-copy-source-range"), source.size) or range(source.size)
-        with store.receiving(FileBody(file, chosen)) as content:
+        with store.uploads.receiving(upload, number, len(chosen), FileBody(file, chosen)) as content:
             part = store.uploads.put_part(upload, number, content, None)
     return xml_response(
         "CopyPartResult", text("LastModified", iso_time(part.modified)), text("ETag", quoted(part.etag))

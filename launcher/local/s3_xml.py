@@ -64,15 +64,11 @@ def http_time(epoch: float) -> str:
 
 
 def render_tags(tags: dict[str, str]) -> str:
-    return node(
-        "TagSet", *(node("Tag", text("Key", key), text("Value", value)) for key, value in tags.items())
-    )
+    return node("TagSet", *(node("Tag", text("Key", key), text("Value", value)) for key, value in tags.items()))
 
 
 def render_copy(root: str, stored: StoredObject) -> Response:
-    return xml_response(
-        root, text("LastModified", iso_time(stored.modified)), text("ETag", quoted(stored.etag))
-    )
+    return xml_response(root, text("LastModified", iso_time(stored.modified)), text("ETag", quoted(stored.etag)))
 
 
 def parse_xml(body: bytes) -> ElementTree.Element:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from launcher.local.store_content import ContentFolder, copy_bytes
+from launcher.local.store_content import USUAL, ContentFolder, copy_bytes
 from launcher.local.store_index import (
     Index,
     check_write,
@@ -143,7 +143,7 @@ class ObjectStore:
         with self._index.reading() as db:
             check_write(db, bucket, key, conditions)
 
-    def receiving(self, source: Source, algorithms: Sequence[str] = ()) -> AbstractContextManager[Content]:
+    def receiving(self, source: Source, algorithms: Sequence[str] = USUAL) -> AbstractContextManager[Content]:
         """The source's bytes on disk, to be checked and committed inside the block, else they are dropped."""
         return self._content.receiving(source, algorithms)
 
@@ -157,9 +157,7 @@ class ObjectStore:
         checksum: Checksum | None = None,
     ) -> StoredObject:
         """Make received content the object under this key, in one step."""
-        stored = StoredObject(
-            bucket, key, content.size, content.md5.hex(), time.time(), attributes, checksum, content.file
-        )
+        stored = StoredObject(bucket, key, content.size, content.etag, time.time(), attributes, checksum, content.file)
         with self._index.writing() as db:
             replaced = put_row(db, stored, conditions)
         self._content.release(replaced)
@@ -223,8 +221,9 @@ class ObjectStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{uuid.uuid4().hex}.partial")
         try:
-            with self.open(bucket, key)[1] as source, partial.open("xb") as target:
-                copy_bytes(source, target)
+            stored, source = self.open(bucket, key)
+            with source, partial.open("xb") as target:
+                copy_bytes(source, target, 0, stored.size)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -252,9 +251,7 @@ class ObjectStore:
 
     def _open_whole(self, stored: StoredObject) -> BinaryIO:
         file = self._content.open(stored.file)
-        if (
-            os.fstat(file.fileno()).st_size != stored.size
-        ):  # the machine itself went down before it was written
+        if os.fstat(file.fileno()).st_size != stored.size:  # the machine itself went down before it was written
             file.close()
             raise damaged(stored)
         return file

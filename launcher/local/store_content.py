@@ -6,18 +6,21 @@ import errno
 import fcntl
 import hashlib
 import os
+import sys
 import time
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from launcher.local.store_index import Index, is_referenced
+from launcher.local.store_index import Index, find_files, is_referenced
 from launcher.local.store_model import Content, Source, StoreError
 
 CHUNK = 1 << 20
+USUAL = ("md5",)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 CANNOT_CLONE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -30,23 +33,32 @@ class ContentFolder:
         self._index = index
 
     @contextmanager
-    def receiving(self, source: Source, algorithms: Sequence[str] = ()) -> Iterator[Content]:
+    def receiving(self, source: Source, algorithms: Sequence[str] = USUAL) -> Iterator[Content]:
         """The source's bytes on disk; they stay if the block makes the index name them, else they go."""
         with self._new_file() as (name, file):
-            digests = Digests(algorithms)
-            for chunk in iter_chunks(source):
-                file.write(chunk)
-                digests.update(chunk)
-            file.flush()
-            yield Content(name, digests.size, digests.md5.digest(), digests.raw())
+            yield take_in(source, file, name, algorithms)
 
     @contextmanager
-    def joining(self, names: Sequence[str]) -> Iterator[str]:
-        """One file with the bytes of several, copied inside the kernel."""
+    def receiving_slot(self, slot: Slot, source: Source, algorithms: Sequence[str] = USUAL) -> Iterator[Content]:
+        """The source's bytes in their place of a file that others are writing to elsewhere."""
+        path = self._path(slot.file)
+        with naming_full_disk(path), path.open("r+b") as file:
+            file.seek(slot.position)
+            yield take_in(source, file, slot.file, algorithms, slot.size)
+
+    @contextmanager
+    def joining(self, pieces: Sequence[Slot]) -> Iterator[str]:
+        """One file with the bytes of several pieces, copied inside the kernel."""
         with self._new_file() as (name, target):
-            for part in names:
-                with self.open(part) as source:
-                    copy_bytes(source, target)
+            for piece in pieces:
+                with self.open(piece.file) as source:
+                    copy_bytes(source, target, piece.position, piece.size)
+            yield name
+
+    @contextmanager
+    def new_empty(self) -> Iterator[str]:
+        """A file to be filled slot by slot, if the block makes the index name it."""
+        with self._new_file() as (name, _):
             yield name
 
     def open(self, name: str) -> BinaryIO:
@@ -63,9 +75,7 @@ class ContentFolder:
         """Remove what crashed writers left; returns how many files that were."""
         horizon = time.time() - older_than_s
         with self._index.reading() as db:
-            named = {
-                row[0] for row in db.execute("SELECT file FROM objects UNION ALL SELECT file FROM parts")
-            }
+            named = find_files(db)
         suspects = [path for path in self._folder.glob("*/*") if path.name not in named]
         return sum(self._remove_if_abandoned(path, horizon) for path in suspects)
 
@@ -95,18 +105,25 @@ class ContentFolder:
         return self._folder / name[:2] / name
 
 
-class Digests:
-    """Size, MD5, CRC32 and what else the client asked for, in the one pass over the bytes."""
+@dataclass(frozen=True)
+class Slot:
+    """A stretch of a content file."""
 
-    def __init__(self, algorithms: Sequence[str] = ()) -> None:
+    file: str
+    position: int
+    size: int
+
+
+class Digests:
+    """Size, CRC32 and the wanted digests of hashlib, in the one pass over the bytes."""
+
+    def __init__(self, algorithms: Sequence[str]) -> None:
         self.size = 0
-        self.md5 = hashlib.md5(usedforsecurity=False)
         self._crc32 = 0
-        self._others = {name: hashlib.new(name) for name in algorithms if name in ("sha1", "sha256")}
+        self._others = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
 
     def update(self, chunk: bytes) -> None:
         self.size += len(chunk)
-        self.md5.update(chunk)
         self._crc32 = zlib.crc32(chunk, self._crc32)
         for digest in self._others.values():
             digest.update(chunk)
@@ -114,6 +131,18 @@ class Digests:
     def raw(self) -> dict[str, bytes]:
         others = {name: digest.digest() for name, digest in self._others.items()}
         return {"crc32": self._crc32.to_bytes(4, "big"), **others}
+
+
+def take_in(source: Source, file: BinaryIO, name: str, algorithms: Sequence[str], most: int = sys.maxsize) -> Content:
+    """Write the source at the file's position, and digest it in the same pass."""
+    position, digests = file.tell(), Digests(algorithms)
+    for chunk in iter_chunks(source):
+        digests.update(chunk)
+        if digests.size > most:
+            raise StoreError("IncompleteBody", 400, f"You announced {most} bytes and sent more.")
+        file.write(chunk)
+    file.flush()
+    return Content(name, position, digests.size, digests.raw())
 
 
 def iter_chunks(source: Source) -> Iterator[bytes]:
@@ -124,14 +153,14 @@ def iter_chunks(source: Source) -> Iterator[bytes]:
         yield chunk
 
 
-def copy_bytes(source: BinaryIO, target: BinaryIO) -> None:
-    """Append the source, from its start, to the target; both are unbuffered or flushed."""
-    left, offset = os.fstat(source.fileno()).st_size, 0
-    while left:
-        copied = copy_range(source.fileno(), target.fileno(), left, offset)
+def copy_bytes(source: BinaryIO, target: BinaryIO, position: int, size: int) -> None:
+    """Append a stretch of the source to the target; both are unbuffered or flushed."""
+    end = position + size
+    while position < end:
+        copied = copy_range(source.fileno(), target.fileno(), end - position, position)
         if not copied:
             raise OSError(errno.EIO, "the file ended early while it was copied")
-        left, offset = left - copied, offset + copied
+        position += copied
 
 
 def copy_range(source: int, target: int, count: int, offset: int) -> int:

@@ -36,13 +36,17 @@ CREATE TABLE objects (
 CREATE INDEX objects_by_file ON objects (file);
 CREATE TABLE uploads (
     id TEXT PRIMARY KEY, bucket TEXT NOT NULL, key BLOB NOT NULL, started REAL NOT NULL,
-    attributes TEXT NOT NULL, algorithm TEXT, kind TEXT NOT NULL) WITHOUT ROWID;
+    attributes TEXT NOT NULL, algorithm TEXT, kind TEXT NOT NULL, file TEXT NOT NULL,
+    part_size INTEGER) WITHOUT ROWID;
+CREATE TABLE claims (upload_id TEXT, number INTEGER, PRIMARY KEY (upload_id, number)) WITHOUT ROWID;
 CREATE TABLE parts (
     upload_id TEXT, number INTEGER, size INTEGER NOT NULL, etag TEXT NOT NULL, modified REAL NOT NULL,
-    checksum TEXT, file TEXT NOT NULL, PRIMARY KEY (upload_id, number)) WITHOUT ROWID;
+    checksum TEXT, file TEXT NOT NULL, position INTEGER NOT NULL,
+    PRIMARY KEY (upload_id, number)) WITHOUT ROWID;
 CREATE INDEX parts_by_file ON parts (file);
 """
 ObjectRow = tuple[str, bytes, int, str, float, str, str | None, str, str | None]
+FILE_TABLES = ("objects", "uploads", "parts")
 OBJECT_COLUMNS = "bucket, key, size, etag, modified, attributes, checksum, file, upload_id"
 
 
@@ -172,12 +176,11 @@ def put_row(db: sqlite3.Connection, stored: StoredObject, conditions: Conditions
 
 
 def is_referenced(db: sqlite3.Connection, file: str) -> bool:
-    query = "SELECT 1 FROM objects WHERE file = ? UNION ALL SELECT 1 FROM parts WHERE file = ? LIMIT 1"
-    return db.execute(query, (file, file)).fetchone() is not None
+    return any(db.execute(f"SELECT 1 FROM {table} WHERE file = ?", (file,)).fetchone() for table in FILE_TABLES)
 
 
 def find_files(db: sqlite3.Connection) -> frozenset[str]:
-    rows = db.execute("SELECT file FROM objects UNION ALL SELECT file FROM parts")
+    rows = db.execute(" UNION ALL ".join(f"SELECT file FROM {table}" for table in FILE_TABLES))
     return frozenset(row[0] for row in rows)
 
 

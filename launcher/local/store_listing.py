@@ -12,9 +12,7 @@ from launcher.local.store_model import Page, StoredObject
 PAGE_SIZE = 1000
 
 
-def read_page(
-    db: sqlite3.Connection, bucket: str, prefix: str, delimiter: str, start: bytes, limit: int
-) -> Page:
+def read_page(db: sqlite3.Connection, bucket: str, prefix: str, delimiter: str, start: bytes, limit: int) -> Page:
     """At most limit keys and common prefixes from start (included) on."""
     if limit == 0:
         return Page((), (), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
@@ -84,12 +85,20 @@ def own_attributes(stored: StoredObject) -> Attributes:
 
 @dataclass(frozen=True)
 class Content:
-    """Bytes on disk that no object names yet; digests are raw, by algorithm."""
+    """Bytes in a file (from position on) that no object names yet; digests are raw, by algorithm."""
 
     file: str
+    position: int
     size: int
-    md5: bytes
     digests: dict[str, bytes]
+
+    @property
+    def etag(self) -> str:
+        """The MD5; where none was computed, as cheap a digest of size and CRC32 (S3 promises no MD5 either)."""
+        md5 = self.digests.get("md5")
+        if md5 is None:
+            md5 = hashlib.md5(b"%d " % self.size + self.digests["crc32"], usedforsecurity=False).digest()
+        return md5.hex()
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ class Upload:
     attributes: Attributes
     algorithm: str | None
     kind: str
+    file: str
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,7 @@ class Part:
     modified: float
     checksum: Checksum | None
     file: str
+    position: int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""Multipart uploads of the object store: each part is a content file of its own until the completion."""
+"""Multipart uploads of the object store.
+
+An upload owns one file, and a part is written at once to the place that it will have in the object: so a completion
+need not copy the bytes. Parts whose place is unknown or taken (sizes differ, a part is sent again) get files of
+their own, and then the completion joins all parts into a new file.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +16,9 @@ import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
-from launcher.local.store_content import ContentFolder
+from launcher.local.store_content import USUAL, ContentFolder, Slot
 from launcher.local.store_index import (
     Index,
     check_write,
@@ -31,6 +36,7 @@ from launcher.local.store_model import (
     Conditions,
     Content,
     Part,
+    Source,
     StoredObject,
     StoreError,
     Upload,
@@ -40,7 +46,9 @@ from launcher.local.store_model import (
 
 SMALLEST_PART = 5 << 20  # of all parts but the last, as S3 has it
 MOST_PARTS = 10_000
-PART_COLUMNS = "number, size, etag, modified, checksum, file"
+UPLOAD_COLUMNS = "id, bucket, key, started, attributes, algorithm, kind, file"
+UploadRow = tuple[str, str, bytes, float, str, str | None, str, str]
+PART_COLUMNS = "number, size, etag, modified, checksum, file, position"
 
 
 class Uploads:
@@ -56,34 +64,70 @@ class Uploads:
         algorithm: str | None = None,
         kind: str = "COMPOSITE",
     ) -> Upload:
-        upload = Upload(uuid.uuid4().hex, bucket, key, time.time(), attributes, algorithm, kind)
-        values = (
-            upload.id,
-            bucket,
-            encode_key(key),
-            upload.started,
-            json.dumps(attributes.to_json()),
-            algorithm,
-            kind,
-        )
-        with self._index.writing() as db:
-            need_bucket(db, bucket)
-            db.execute("INSERT INTO uploads VALUES (?,?,?,?,?,?,?)", values)
+        with self._content.new_empty() as file:
+            upload = Upload(uuid.uuid4().hex, bucket, key, time.time(), attributes, algorithm, kind, file)
+            with self._index.writing() as db:
+                need_bucket(db, bucket)
+                db.execute(f"INSERT INTO uploads ({UPLOAD_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)", upload_row(upload))
         return upload
 
     def get(self, bucket: str, key: str, upload_id: str) -> Upload:
         with self._index.reading() as db:
             return get_upload(db, bucket, key, upload_id)
 
+    @contextmanager
+    def receiving(
+        self, upload: Upload, number: int, size: int | None, source: Source, algorithms: Sequence[str] = USUAL
+    ) -> Iterator[Content]:
+        """A part's bytes on disk: in their place of the object's file if that is known and free, else apart."""
+        slot = self._claim(upload, number, size)
+        if slot is None:
+            with self._content.receiving(source, algorithms) as content:
+                yield content
+            return
+        try:
+            with self._content.receiving_slot(slot, source, algorithms) as content:
+                yield content
+        except FileNotFoundError as error:  # aborted or completed meanwhile
+            raise no_such_upload(upload.id) from error
+        except BaseException:
+            self._give_back(upload, number)
+            raise
+
     def put_part(self, upload: Upload, number: int, content: Content, checksum: Checksum | None) -> Part:
-        part = Part(number, content.size, content.md5.hex(), time.time(), checksum, content.file)
-        values = (upload.id, number, part.size, part.etag, part.modified, dump_checksum(checksum), part.file)
+        etag, now = content.etag, time.time()
+        part = Part(number, content.size, etag, now, checksum, content.file, content.position)
         with self._index.writing() as db:
             get_upload(db, upload.bucket, upload.key, upload.id)
             replaced = find_part_file(db, upload.id, number)
-            db.execute(f"REPLACE INTO parts (upload_id, {PART_COLUMNS}) VALUES (?,?,?,?,?,?,?)", values)
+            db.execute(
+                f"REPLACE INTO parts (upload_id, {PART_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)",
+                (upload.id, number, part.size, etag, now, dump_checksum(checksum), part.file, part.position),
+            )
         self._content.release(replaced)
         return part
+
+    def _claim(self, upload: Upload, number: int, size: int | None) -> Slot | None:
+        """The place of a part, for one writer only: parts are of one size, which the first to come tells."""
+        if not size:
+            return None
+        with self._index.writing() as db:
+            get_upload(db, upload.bucket, upload.key, upload.id)
+            db.execute("UPDATE uploads SET part_size = coalesce(part_size, ?) WHERE id = ?", (size, upload.id))
+            (part_size,) = db.execute("SELECT part_size FROM uploads WHERE id = ?", (upload.id,)).fetchone()
+            if size > part_size:
+                return None
+            claimed = db.execute("INSERT OR IGNORE INTO claims VALUES (?,?)", (upload.id, number)).rowcount
+        return Slot(upload.file, (number - 1) * part_size, size) if claimed else None
+
+    def _give_back(self, upload: Upload, number: int) -> None:
+        """Free the place of a part that did not come whole; it stays taken if the part was committed after all."""
+        with self._index.writing() as db:
+            db.execute(
+                "DELETE FROM claims WHERE upload_id = :id AND number = :number AND NOT EXISTS"
+                " (SELECT 1 FROM parts WHERE upload_id = :id AND number = :number AND file = :file)",
+                {"id": upload.id, "number": number, "file": upload.file},
+            )
 
     def parts(self, upload: Upload) -> tuple[Part, ...]:
         with self._index.reading() as db:
@@ -93,7 +137,9 @@ class Uploads:
         """Unfinished uploads in the order S3 lists them."""
         with self._index.reading() as db:
             need_bucket(db, bucket)
-            rows = db.execute("SELECT * FROM uploads WHERE bucket = ? ORDER BY key, started, id", (bucket,))
+            rows = db.execute(
+                f"SELECT {UPLOAD_COLUMNS} FROM uploads WHERE bucket = ? ORDER BY key, started, id", (bucket,)
+            )
             uploads = tuple(upload_from_row(row) for row in rows)
         return tuple(upload for upload in uploads if upload.key.startswith(prefix))
 
@@ -120,21 +166,18 @@ class Uploads:
             upload = get_upload(db, bucket, key, upload_id)
             check_write(db, bucket, key, conditions)
             parts = choose_parts(find_parts(db, upload_id), wanted)
-        with self._one_file(upload, parts) as file:
-            return self._commit(upload, make_object(upload, parts, file, full_checksum), parts, conditions)
-
-    @contextmanager
-    def _one_file(self, upload: Upload, parts: Sequence[Part]) -> Iterator[str]:
-        if len(parts) == 1:
-            yield parts[0].file
-            return
+            is_whole = lies_whole(db, upload, parts)
+        if is_whole:
+            stored = make_object(upload, parts, parts[0].file, full_checksum)
+            return self._commit(upload, stored, parts, conditions)
         with self._joined(upload, parts) as file:
-            yield file
+            stored = make_object(upload, parts, file, full_checksum)
+            return self._commit(upload, stored, parts, conditions)
 
     @contextmanager
     def _joined(self, upload: Upload, parts: Sequence[Part]) -> Iterator[str]:
         try:
-            with self._content.joining([part.file for part in parts]) as file:
+            with self._content.joining([Slot(part.file, part.position, part.size) for part in parts]) as file:
                 yield file
         except FileNotFoundError as error:  # aborted, or completed by another client, while it was joined
             raise no_such_upload(upload.id) from error
@@ -144,35 +187,51 @@ class Uploads:
     ) -> StoredObject:
         with self._index.writing() as db:
             get_upload(db, upload.bucket, upload.key, upload.id)
-            if not set(parts) <= set(find_parts(db, upload.id)):
-                raise StoreError("InvalidPart", 400, "A part was replaced while the upload was completed.")
+            is_in_place = stored.file == parts[0].file
+            if not set(parts) <= set(find_parts(db, upload.id)) or is_in_place > lies_whole(db, upload, parts):
+                raise StoreError("InvalidPart", 400, "A part was uploaded while the upload was completed.")
             replaced = put_row(db, stored, conditions)
             files = forget_upload(db, upload.id)
         self._content.release((*replaced, *files))
         return stored
 
 
+def lies_whole(db: sqlite3.Connection, upload: Upload, parts: Sequence[Part]) -> bool:
+    """Whether one file already holds just these parts, one behind the other, and nobody else may write to it."""
+    ends = accumulate(part.size for part in parts)
+    in_order = all(part.position + part.size == end for part, end in zip(parts, ends, strict=True))
+    if not in_order or len({part.file for part in parts}) > 1:
+        return False
+    claims = db.execute("SELECT number FROM claims WHERE upload_id = ?", (upload.id,))
+    return parts[0].file != upload.file or {row[0] for row in claims} == {part.number for part in parts}
+
+
 def get_upload(db: sqlite3.Connection, bucket: str, key: str, upload_id: str) -> Upload:
     need_bucket(db, bucket)
-    row = db.execute("SELECT * FROM uploads WHERE id = ?", (upload_id,)).fetchone()
+    row = db.execute(f"SELECT {UPLOAD_COLUMNS} FROM uploads WHERE id = ?", (upload_id,)).fetchone()
     if row is None or (row[1], row[2]) != (bucket, encode_key(key)):
         raise no_such_upload(upload_id)
     return upload_from_row(row)
 
 
-def upload_from_row(row: tuple[str, str, bytes, float, str, str | None, str]) -> Upload:
-    upload_id, bucket, key, started, attributes, algorithm, kind = row
-    return Upload(
-        upload_id, bucket, key.decode(), started, Attributes(**json.loads(attributes)), algorithm, kind
-    )
+def upload_row(upload: Upload) -> UploadRow:
+    attributes = json.dumps(upload.attributes.to_json())
+    key = encode_key(upload.key)
+    return upload.id, upload.bucket, key, upload.started, attributes, upload.algorithm, upload.kind, upload.file
+
+
+def upload_from_row(row: UploadRow) -> Upload:
+    upload_id, bucket, key, started, kept, algorithm, kind, file = row
+    attributes = Attributes(**json.loads(kept))
+    return Upload(upload_id, bucket, key.decode(), started, attributes, algorithm, kind, file)
 
 
 def find_parts(db: sqlite3.Connection, upload_id: str) -> tuple[Part, ...]:
     query = f"SELECT {PART_COLUMNS} FROM parts WHERE upload_id = ? ORDER BY number"
     rows = db.execute(query, (upload_id,))
     return tuple(
-        Part(number, size, etag, modified, load_checksum(checksum), file)
-        for number, size, etag, modified, checksum, file in rows
+        Part(number, size, etag, modified, load_checksum(checksum), file, position)
+        for number, size, etag, modified, checksum, file, position in rows
     )
 
 
@@ -183,7 +242,9 @@ def find_part_file(db: sqlite3.Connection, upload_id: str, number: int) -> tuple
 
 def forget_upload(db: sqlite3.Connection, upload_id: str) -> tuple[str, ...]:
     """Drop the rows of an upload; returns its content files."""
-    files = tuple(row[0] for row in db.execute("SELECT file FROM parts WHERE upload_id = ?", (upload_id,)))
+    query = "SELECT file FROM parts WHERE upload_id = :id UNION SELECT file FROM uploads WHERE id = :id"
+    files = tuple(row[0] for row in db.execute(query, {"id": upload_id}))
+    db.execute("DELETE FROM claims WHERE upload_id = ?", (upload_id,))
     db.execute("DELETE FROM parts WHERE upload_id = ?", (upload_id,))
     db.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
     return files
@@ -212,9 +273,7 @@ def match_part(part: Part | None, want: WantedPart) -> Part:
 
 
 def make_object(upload: Upload, parts: Sequence[Part], file: str, full_checksum: str | None) -> StoredObject:
-    etag = hashlib.md5(
-        b"".join(bytes.fromhex(part.etag) for part in parts), usedforsecurity=False
-    ).hexdigest()
+    etag = hashlib.md5(b"".join(bytes.fromhex(part.etag) for part in parts), usedforsecurity=False).hexdigest()
     return StoredObject(
         bucket=upload.bucket,
         key=upload.key,
@@ -234,9 +293,7 @@ def make_checksum(upload: Upload, parts: Sequence[Part], full_checksum: str | No
         return None
     if upload.kind == "FULL_OBJECT":
         return Checksum(upload.algorithm, full_checksum) if full_checksum else None
-    known = [
-        part.checksum.value for part in parts if part.checksum and part.checksum.algorithm == upload.algorithm
-    ]
+    known = [part.checksum.value for part in parts if part.checksum and part.checksum.algorithm == upload.algorithm]
     if len(known) < len(parts) or upload.algorithm not in ("crc32", "sha1", "sha256"):
         return None
     value = digest_of(upload.algorithm, b"".join(b64decode(text) for text in known))

@@ -1,8 +1,8 @@
 """How fast the local endpoint moves one big object up and down through boto3, and what that costs it in memory.
 
-    python tests/bench/s3_throughput.py
-    python tests/bench/s3_throughput.py --size-mb 256 --repeat 3 --json
-    python tests/bench/s3_throughput.py --endpoint-url http://127.0.0.1:4566 --pid 1234
+python tests/bench/s3_throughput.py
+python tests/bench/s3_throughput.py --size-mb 256 --repeat 3 --json
+python tests/bench/s3_throughput.py --endpoint-url http://127.0.0.1:4566 --pid 1234
 """
 
 from __future__ import annotations
@@ -70,7 +70,15 @@ def open_endpoint(options: argparse.Namespace, folder: Path) -> Iterator[Endpoin
         yield Endpoint(options.endpoint_url, options.pid)
         return
     ready, ready_fd = os.pipe()
-    command = [sys.executable, "-m", "launcher.local.server", "--root", str(folder / "root"), "--ready-fd", str(ready_fd)]
+    command = [
+        sys.executable,
+        "-m",
+        "launcher.local.server",
+        "--root",
+        str(folder / "root"),
+        "--ready-fd",
+        str(ready_fd),
+    ]
     server = subprocess.Popen(command, pass_fds=[ready_fd], env={**os.environ, "LAUNCHER_LOCAL_PORT": "0"})
     os.close(ready_fd)
     try:
