@@ -7,9 +7,11 @@ from typing import Any
 STAND_IN_VOCABULARY = 1024
 STAND_IN_LAYERS = 2
 STAND_IN_HIDDEN = 128
+# the families' 0.02 bounds a small model's logits to about 2, so its loss could hardly fall whatever is trained
+STAND_IN_INITIALIZER_RANGE = 0.1
 
 
-def _qwen2(hidden: int, intermediate: int, heads: int, kv_heads: int, layers: int, **other: Any) -> dict[str, Any]:
+def _qwen2(hidden: int, intermediate: int, heads: int, kv_heads: int, layers: int) -> dict[str, Any]:
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -33,11 +35,12 @@ def _qwen2(hidden: int, intermediate: int, heads: int, kv_heads: int, layers: in
         "use_cache": True,
         "use_sliding_window": False,
         "vocab_size": 151936,
-        **other,
     }
 
 
-def _llama(hidden: int, intermediate: int, heads: int, kv_heads: int, layers: int, **other: Any) -> dict[str, Any]:
+def _llama(
+    hidden: int, intermediate: int, heads: int, kv_heads: int, layers: int, **other: Any
+) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -68,17 +71,19 @@ _UNTIED = {"tie_word_embeddings": False, "vocab_size": 152064}
 
 KNOWN: dict[str, dict[str, Any]] = {
     "Qwen/Qwen2.5-0.5B": _qwen2(896, 4864, 14, 2, 24),
-    "Qwen/Qwen2.5-0.5B-Instruct": _qwen2(896, 4864, 14, 2, 24, **_CHAT),
-    "Qwen/Qwen2.5-1.5B": _qwen2(*_QWEN_1_5B, **_LONG),
-    "Qwen/Qwen2.5-1.5B-Instruct": _qwen2(*_QWEN_1_5B, **_CHAT),
+    "Qwen/Qwen2.5-0.5B-Instruct": {**_qwen2(896, 4864, 14, 2, 24), **_CHAT},
+    "Qwen/Qwen2.5-1.5B": {**_qwen2(*_QWEN_1_5B), **_LONG},
+    "Qwen/Qwen2.5-1.5B-Instruct": {**_qwen2(*_QWEN_1_5B), **_CHAT},
     "Qwen/Qwen2.5-3B": _qwen2(2048, 11008, 16, 2, 36),
-    "Qwen/Qwen2.5-3B-Instruct": _qwen2(2048, 11008, 16, 2, 36, **_CHAT),
-    "Qwen/Qwen2.5-7B": _qwen2(*_QWEN_7B, **_LONG, **_UNTIED),
-    "Qwen/Qwen2.5-7B-Instruct": _qwen2(*_QWEN_7B, **_CHAT, **_UNTIED),
+    "Qwen/Qwen2.5-3B-Instruct": {**_qwen2(2048, 11008, 16, 2, 36), **_CHAT},
+    "Qwen/Qwen2.5-7B": {**_qwen2(*_QWEN_7B), **_LONG, **_UNTIED},
+    "Qwen/Qwen2.5-7B-Instruct": {**_qwen2(*_QWEN_7B), **_CHAT, **_UNTIED},
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": _llama(
         2048, 5632, 32, 4, 22, max_position_embeddings=2048, torch_dtype="bfloat16"
     ),
-    "meta-llama/Llama-2-7b-hf": _llama(4096, 11008, 32, 32, 32, max_position_embeddings=4096, torch_dtype="float16"),
+    "meta-llama/Llama-2-7b-hf": _llama(
+        4096, 11008, 32, 32, 32, max_position_embeddings=4096, torch_dtype="float16"
+    ),
     "google/gemma-2b-it": {
         "architectures": ["GemmaForCausalLM"],
         "model_type": "gemma",
@@ -115,7 +120,11 @@ def find_architecture(model_id: str) -> dict[str, Any] | None:
 
 def count_parameters(config: dict[str, Any]) -> int:
     """All parameters of a known family's model, from its config alone."""
-    hidden, heads, kv_heads = config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]
+    hidden, heads, kv_heads = (
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+    )
     head = config.get("head_dim") or hidden // heads
     queries, keys = heads * head, kv_heads * head
     attention = 2 * hidden * queries + 2 * hidden * keys
@@ -123,7 +132,7 @@ def count_parameters(config: dict[str, Any]) -> int:
         attention += queries + 2 * keys  # biases of q, k and v
     layer = attention + 3 * hidden * config["intermediate_size"] + 2 * hidden
     tables = 1 if config["tie_word_embeddings"] else 2
-    return tables * config["vocab_size"] * hidden + config["num_hidden_layers"] * layer + hidden
+    return int(tables * config["vocab_size"] * hidden + config["num_hidden_layers"] * layer + hidden)
 
 
 def shrink(config: dict[str, Any], vocabulary: int = STAND_IN_VOCABULARY) -> dict[str, Any]:
@@ -135,6 +144,7 @@ def shrink(config: dict[str, Any], vocabulary: int = STAND_IN_VOCABULARY) -> dic
     small = {
         **config,
         "hidden_size": hidden,
+        "initializer_range": STAND_IN_INITIALIZER_RANGE,
         "intermediate_size": max(64, round(hidden * widening / 64) * 64),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,

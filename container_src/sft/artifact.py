@@ -11,7 +11,12 @@ UNFINISHED = ".unfinished"
 
 
 def save_artifact(
-    output: Path, model: Any, tokenizer: Any, metrics: dict[str, Any], manifest: dict[str, Any], stand_in: Path | None
+    output: Path,
+    model: Any,
+    tokenizer: Any,
+    metrics: dict[str, Any],
+    manifest: dict[str, Any],
+    stand_in: Path | None,
 ) -> None:
     """Write everything aside, then move it in place, the manifest last: whoever finds one finds all."""
     aside = output / UNFINISHED

@@ -30,13 +30,23 @@ class Padding:
     def batch(self, rows: list[Encoded]) -> dict[str, Any]:
         import torch
 
-        return {name: torch.tensor(values) for name, values in pad_rows(rows, self._pad_id, self._length).items()}
+        return {
+            name: torch.tensor(values) for name, values in pad_rows(rows, self._pad_id, self._length).items()
+        }
 
 
 class StepDataset:
     """The job's optimizer steps in order: item N is everything that this process sees in step N + 1."""
 
-    def __init__(self, rows: list[Encoded], steps: list[list[int]], size: int, padding: Padding, process: int, processes: int):
+    def __init__(
+        self,
+        rows: list[Encoded],
+        steps: list[list[int]],
+        size: int,
+        padding: Padding,
+        process: int,
+        processes: int,
+    ):
         self._rows = rows
         self._steps = steps
         self._size = size

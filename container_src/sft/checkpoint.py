@@ -81,7 +81,9 @@ def list_checkpoints(root: Path) -> list[Checkpoint]:
     """By step number: as names, checkpoint-908 would come after checkpoint-1000."""
     folders = root.iterdir() if root.is_dir() else []
     named = ((path, NAME.fullmatch(path.name)) for path in folders if path.is_dir())
-    return sorted((Checkpoint(path, int(match[1])) for path, match in named if match), key=lambda found: found.step)
+    return sorted(
+        (Checkpoint(path, int(match[1])) for path, match in named if match), key=lambda found: found.step
+    )
 
 
 def find_damage(found: Checkpoint) -> str:

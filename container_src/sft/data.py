@@ -18,7 +18,9 @@ from .failure import JobError
 
 IGNORED = -100  # the label of a token that is not trained, as torch's cross entropy spells it
 ROLES = ("system", "user", "assistant", "tool")
-SHAPES = '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}'
+SHAPES = (
+    '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}'
+)
 
 Shape = Literal["text", "completion", "messages"]
 
@@ -70,7 +72,9 @@ def find_files(path: Path) -> list[Path]:
     """A channel's files: the file itself, or every *.jsonl of a folder, by name."""
     files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
     if not files:
-        raise JobError(f"{path} holds no *.jsonl file. Put the channel's rows into one, a JSON object per line.")
+        raise JobError(
+            f"{path} holds no *.jsonl file. Put the channel's rows into one, a JSON object per line."
+        )
     return files
 
 
@@ -98,7 +102,9 @@ def parse_row(line: bytes, file: str, number: int) -> Row:
     except UnicodeDecodeError as error:
         raise RowError(f"{file}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
-        raise RowError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}. Write one object per line.") from error
+        raise RowError(
+            f"{file}:{number}: not JSON: {error.msg} at column {error.colno}. Write one object per line."
+        ) from error
     if not isinstance(fields, dict):
         raise RowError(f"{file}:{number}: a {type(fields).__name__}, not an object. Use {SHAPES}.")
     return Row(file, number, fields)
@@ -153,9 +159,13 @@ def _check_message(row: Row, number: int, message: Any) -> None:
     if message["role"] not in ROLES:
         raise row.refuse(f"message {number} has the role {message['role']!r}. Use one of {', '.join(ROLES)}.")
     if not isinstance(message["content"], str):
-        raise row.refuse(f'the "content" of message {number} is {_kind(message["content"])}. It must be text.')
+        raise row.refuse(
+            f'the "content" of message {number} is {_kind(message["content"])}. It must be text.'
+        )
     if message["role"] == "assistant" and not message["content"].strip():
-        raise row.refuse(f'the "content" of message {number}, the assistant\'s, is empty. Fix the row or drop it.')
+        raise row.refuse(
+            f'the "content" of message {number}, the assistant\'s, is empty. Fix the row or drop it.'
+        )
 
 
 def _kind(value: Any) -> str:
@@ -174,7 +184,9 @@ def render(row: Row, tokenizer: Any, loss_on: str = "auto") -> Example:
         prompt, completion = Piece(row.fields["prompt"], loss_on == "all"), row.fields["completion"]
         return Example([prompt, *_with_end(completion, tokenizer)], adds_start=True)
     if loss_on == "completion":
-        raise row.refuse('a {"text"} row has no completion to train. Split it into prompt and completion, or use loss_on = "auto".')
+        raise row.refuse(
+            'a {"text"} row has no completion to train. Split it into prompt and completion, or use loss_on = "auto".'
+        )
     return Example(_with_end(row.fields["text"], tokenizer), adds_start=True)
 
 
@@ -204,7 +216,9 @@ def _render_messages(row: Row, tokenizer: Any, train_all: bool) -> list[Piece]:
 
 def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, str]], *, opens: bool) -> str:
     if not tokenizer.chat_template:
-        raise row.refuse("the model's tokenizer has no chat template. Use prompt and completion, or a model made for chat.")
+        raise row.refuse(
+            "the model's tokenizer has no chat template. Use prompt and completion, or a model made for chat."
+        )
     if not messages:
         raise row.refuse("it begins with the assistant. Put a message of the user first.")
     from jinja2.exceptions import TemplateError
@@ -212,7 +226,9 @@ def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, str]], *,
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens))
     except TemplateError as error:
-        raise row.refuse(f"the model's chat template refuses it: {error}. Fix the order or the roles of its messages.") from error
+        raise row.refuse(
+            f"the model's chat template refuses it: {error}. Fix the order or the roles of its messages."
+        ) from error
 
 
 def _added(row: Row, before: str, after: str) -> str:

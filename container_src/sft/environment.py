@@ -13,7 +13,17 @@ from .config import TrainConfig
 from .log import say
 from .paths import CONTAINER_BASE
 
-LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "tokenizers", "safetensors")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+)
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -38,6 +48,9 @@ def prepare_environment(config: TrainConfig, environ: MutableMapping[str, str]) 
     if not has_gpu():
         # bitsandbytes compiles its kernels for the CPU otherwise: 2 s of imports, then a C++ compiler
         wanted["TORCHDYNAMO_DISABLE"] = "1"
+        if config.smoke:
+            # a stand-in's tensors are tiny: more threads only wait for each other, badly so on a busy machine
+            wanted["OMP_NUM_THREADS"] = "1"
     for name, value in wanted.items():
         environ.setdefault(name, value)
     _take_one_gpu(environ)
@@ -59,7 +72,9 @@ def _take_one_gpu(environ: MutableMapping[str, str]) -> None:
     visible = environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
     environ["CUDA_VISIBLE_DEVICES"] = visible[0]
     if len(visible) > 1:
-        say(f"One process uses one GPU: {visible[0]} of {','.join(visible)}. Start train.py with torchrun to use them all.")
+        say(
+            f"One process uses one GPU: {visible[0]} of {','.join(visible)}. Start train.py with torchrun to use them all."
+        )
 
 
 def import_libraries() -> float:
@@ -67,6 +82,8 @@ def import_libraries() -> float:
     started = time.monotonic()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # job.py says it in the job's own words
+    warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
     # thousands of modules are made and none is dropped: the collector only walks them again and again (1.5 of 12 s)
     gc.disable()
     try:

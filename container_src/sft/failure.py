@@ -26,11 +26,21 @@ def _is_gated(error: BaseException, text: str) -> bool:
 
 def _is_missing_model(error: BaseException, text: str) -> bool:
     names = ("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError")
-    return type(error).__name__ in names or "is not a valid model identifier" in text or "not a valid git identifier" in text
+    return (
+        type(error).__name__ in names
+        or "is not a valid model identifier" in text
+        or "not a valid git identifier" in text
+    )
 
 
 def _is_no_network(error: BaseException, text: str) -> bool:
-    names = ("LocalEntryNotFoundError", "OfflineModeIsEnabled", "ConnectionError", "MaxRetryError", "gaierror")
+    names = (
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+        "ConnectionError",
+        "MaxRetryError",
+        "gaierror",
+    )
     return type(error).__name__ in names or "couldn't connect to" in text or "offline mode" in text
 
 
@@ -49,13 +59,19 @@ KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
         "Out of memory. Halve per_device_train_batch_size and double gradient_accumulation_steps (the same step in less "
         "memory), set gradient_checkpointing = true, lower max_length, or take an instance with more memory.",
     ),
-    (_is_disk_full, "The disk is full. Raise the volume size, or lower save_total_limit so that fewer checkpoints are kept."),
+    (
+        _is_disk_full,
+        "The disk is full. Raise the volume size, or lower save_total_limit so that fewer checkpoints are kept.",
+    ),
     (
         _is_gated,
         "The model is gated. Accept its licence on its Hub page and give the job a token that may read it, or pass the "
         "model as a channel in S3.",
     ),
-    (_is_missing_model, "The model was not found. Check the spelling of model.id and model.revision, or use a folder."),
+    (
+        _is_missing_model,
+        "The model was not found. Check the spelling of model.id and model.revision, or use a folder.",
+    ),
     (
         _is_no_network,
         "The model could not be downloaded: no network reaches the Hub from here. Pass the base model as a channel, use a "

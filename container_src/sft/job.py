@@ -16,7 +16,7 @@ from .data import Encoded, Row, encode, load_rows
 from .environment import import_libraries, prepare_environment, process_count
 from .log import is_first_process, say, warn
 from .manifest import device_name, make_manifest, make_origin, peak_memory_gib
-from .model import Base, attach_adapters, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
+from .model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
 from .paths import resolve_paths
 from .stand_in import make_stand_in
 from .steps import make_schedule
@@ -34,7 +34,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     prepare_environment(config, os.environ)
     paths = resolve_paths(config, os.environ)
     train_rows = load_rows(paths.train)
-    eval_rows = load_rows(paths.eval) if paths.eval and config.eval_strategy != "no" else []
+    eval_rows = load_rows(paths.eval) if paths.eval else []
     test_rows = load_rows(paths.test) if paths.test else []
     origin = make_origin(config, train_rows)
     say(f"Rows: {len(train_rows)} train, {len(eval_rows)} eval, {len(test_rows)} test.")
@@ -55,10 +55,12 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
 
     # base model, tokenizer, adapters
     base = find_base(config, paths)
-    stand_in = Path(tempfile.mkdtemp(prefix="stand-in-")) if config.smoke else None
+    stand_in = tempfile.TemporaryDirectory(prefix="stand-in-") if config.smoke else None
     if stand_in is not None:
-        base = make_stand_in(base, config, train_rows, stand_in)
-        say(f"Stand-in: a small random model of the family of {config.model_name_or_path}. Its adapter is of no use elsewhere.")
+        base = make_stand_in(base, config, train_rows, Path(stand_in.name))
+        say(
+            f"Stand-in: a small random model of the family of {config.model_name_or_path}. Its adapter is of no use elsewhere."
+        )
     tokenizer = load_tokenizer(base, config)
     model = attach_adapters(load_base(base, config), base, config, paths)
     trainable, total = model.get_nb_trainable_parameters()
@@ -78,12 +80,13 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
         model, tokenizer, padding, train, evaluation, config, schedule, paths, origin, stopping, dtype
     )
     _say_optimizer(config)
-    say(f"Training: {schedule.total} steps, {schedule.per_epoch} an epoch, {config.effective_batch_size} rows a step and process.")
+    say(
+        f"Training: {schedule.total} steps, {schedule.per_epoch} an epoch, {config.effective_batch_size} rows a step and process."
+    )
     if resume is not None:
         say(f"Resuming after step {resume.step} from {resume.path.name}.")
     begun = time.monotonic()
-    if not stopping.reason:
-        trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+    trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
     trained_s = time.monotonic() - begun
 
     # the final numbers, on rows that no step has seen
@@ -106,8 +109,12 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     if is_first_process():
         reason = stopping.reason or "another process of the job was asked to stop"
         manifest = make_manifest(config, origin, base, model, schedule, done, reason)
-        save_artifact(paths.output, model, tokenizer, metrics, manifest, stand_in)
+        save_artifact(
+            paths.output, model, tokenizer, metrics, manifest, Path(stand_in.name) if stand_in else None
+        )
         _say_outcome(manifest, metrics, paths.output)
+    if stand_in is not None:
+        stand_in.cleanup()
 
 
 def encode_rows(channel: str, rows: list[Row], tokenizer: Any, config: TrainConfig) -> list[Encoded]:
@@ -122,8 +129,10 @@ def encode_rows(channel: str, rows: list[Row], tokenizer: Any, config: TrainConf
         )
     if encoded:
         longest = max(len(row.input_ids) for row in encoded)
-        say(f"Tokens of {channel}: {sum(len(row.input_ids) for row in encoded):,}, the longest row {longest}, "
-            f"{sum(row.trained for row in encoded):,} trained.")
+        say(
+            f"Tokens of {channel}: {sum(len(row.input_ids) for row in encoded):,}, the longest row {longest}, "
+            f"{sum(row.trained for row in encoded):,} trained."
+        )
     return encoded
 
 
@@ -134,7 +143,10 @@ def evaluate_finally(trainer: Any, test: list[Encoded], evaluation: list[Encoded
     if not evaluation:
         return {}
     step, latest = trainer.latest_score
-    return {"evaluated_on": "eval", **(latest if step == trainer.state.global_step else trainer.evaluate(evaluation))}
+    return {
+        "evaluated_on": "eval",
+        **(latest if step == trainer.state.global_step else trainer.evaluate(evaluation)),
+    }
 
 
 def _last_losses(history: list[dict[str, float]]) -> dict[str, float]:
@@ -146,7 +158,9 @@ def _say_optimizer(config: TrainConfig) -> None:
     import torch
 
     if config.optim in UNPAGED and not torch.cuda.is_available():
-        say(f"Optimizer: {config.optim} as plain {UNPAGED[config.optim]}, since a CPU has nothing to page to: the same arithmetic.")
+        say(
+            f"Optimizer: {config.optim} as plain {UNPAGED[config.optim]}, since a CPU has nothing to page to: the same arithmetic."
+        )
     else:
         say(f"Optimizer: {config.optim}.")
 
@@ -154,5 +168,7 @@ def _say_optimizer(config: TrainConfig) -> None:
 def _say_outcome(manifest: dict[str, Any], metrics: dict[str, Any], output: Path) -> None:
     why = f" ({manifest['reason']})" if manifest["reason"] else ""
     steps = f"{manifest['steps_done']} of {manifest['steps_total']} steps"
-    say(f"Outcome: {manifest['outcome']}{why} after {steps}, {metrics['seconds']} s, {metrics['peak_memory_gib']} GiB at most.")
+    say(
+        f"Outcome: {manifest['outcome']}{why} after {steps}, {metrics['seconds']} s, {metrics['peak_memory_gib']} GiB at most."
+    )
     say(f"The adapter is in {output}.")

@@ -36,7 +36,13 @@ def _digest(value: Any) -> str:
 
 
 def make_manifest(
-    config: TrainConfig, origin: Origin, base: Base, model: Any, schedule: Schedule, steps_done: int, reason: str
+    config: TrainConfig,
+    origin: Origin,
+    base: Base,
+    model: Any,
+    schedule: Schedule,
+    steps_done: int,
+    reason: str,
 ) -> dict[str, Any]:
     trainable, total = model.get_nb_trainable_parameters()
     return {
@@ -46,8 +52,12 @@ def make_manifest(
         "steps_total": schedule.total,
         "base_model": {
             "name": base.name,
-            "where": "the folder base/ of this artifact" if config.smoke else "the Hub, or the folder or channel of that name",
-            "why": "a stand-in exists nowhere else, and the adapter fits nothing but it" if config.smoke else "",
+            "where": "the folder base/ of this artifact"
+            if config.smoke
+            else "the Hub, or the folder or channel of that name",
+            "why": "a stand-in exists nowhere else, and the adapter fits nothing but it"
+            if config.smoke
+            else "",
             "revision": config.model_revision,
             "held_as": describe_quantisation(model.get_base_model()),
         },

@@ -38,7 +38,9 @@ def find_base(config: TrainConfig, paths: Paths) -> Base:
 def _folder_with_config(folder: Path) -> Path:
     found = sorted(folder.rglob("config.json"), key=lambda path: len(path.parts))
     if not found:
-        raise ModelError(f"The model channel {folder} holds no config.json. Put a saved model's files into it, unpacked.")
+        raise ModelError(
+            f"The model channel {folder} holds no config.json. Put a saved model's files into it, unpacked."
+        )
     return found[0].parent
 
 
@@ -55,9 +57,13 @@ def load_tokenizer(base: Base, config: TrainConfig) -> Any:
     from transformers import AutoTokenizer
 
     with _refusals(base):
-        tokenizer = AutoTokenizer.from_pretrained(base.source, revision=base.revision or "main", trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            base.source, revision=base.revision or "main", trust_remote_code=False
+        )
     if tokenizer.eos_token is None:
-        raise ModelError(f"The tokenizer of {base.source} has no end token, so the model could not learn to stop.")
+        raise ModelError(
+            f"The tokenizer of {base.source} has no end token, so the model could not learn to stop."
+        )
     tokenizer.padding_side = "right"
     if config.pad_token:
         tokenizer.add_special_tokens({"pad_token": config.pad_token})
@@ -80,7 +86,9 @@ def choose_dtype(config: TrainConfig) -> Any:
     import torch
 
     if config.compute_dtype != "auto":
-        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[config.compute_dtype]
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[
+            config.compute_dtype
+        ]
     if not torch.cuda.is_available():
         return torch.float32
     # is_bf16_supported() counts emulation: a T4 would say yes and run many times slower
@@ -92,7 +100,11 @@ def load_base(base: Base, config: TrainConfig) -> Any:
     from transformers import AutoModelForCausalLM
 
     dtype = choose_dtype(config)
-    options: dict[str, Any] = {_dtype_keyword(): dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
+    options: dict[str, Any] = {
+        _dtype_keyword(): dtype,
+        "attn_implementation": "sdpa",
+        "trust_remote_code": False,
+    }
     options |= {"device_map": _device_map(), "revision": base.revision or "main", "use_safetensors": True}
     if config.load_in_4bit and _can_quantise():
         options["quantization_config"] = _quantisation(config, dtype)
@@ -127,7 +139,9 @@ def _can_quantise() -> bool:
     version = tuple(int(part) for part in bitsandbytes.__version__.split(".")[:2])
     if torch.cuda.is_available() or version >= (0, 46):
         return True
-    warn(f"bitsandbytes {bitsandbytes.__version__} cannot quantise on a CPU (0.46 can): the base is loaded unquantised.")
+    warn(
+        f"bitsandbytes {bitsandbytes.__version__} cannot quantise on a CPU (0.46 can): the base is loaded unquantised."
+    )
     return False
 
 
@@ -158,17 +172,20 @@ def attach_adapters(model: Any, base: Base, config: TrainConfig, paths: Paths) -
         target_modules=config.target_modules,
         bias=config.lora_bias,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base.name,
     )
     adapted = get_peft_model(model, lora)
-    adapted.peft_config["default"].base_model_name_or_path = base.name  # peft puts the folder it was loaded from
+    adapted.peft_config[
+        "default"
+    ].base_model_name_or_path = base.name  # peft puts the folder it was loaded from
     return adapted
 
 
 def _folder_with_adapter(folder: Path) -> str:
     found = sorted(folder.rglob("adapter_config.json"), key=lambda path: len(path.parts))
     if not found:
-        raise ModelError(f"The adapter channel {folder} holds no adapter_config.json. Give it an extracted model.tar.gz.")
+        raise ModelError(
+            f"The adapter channel {folder} holds no adapter_config.json. Give it an extracted model.tar.gz."
+        )
     return str(found[0].parent)
 
 
@@ -177,7 +194,11 @@ def _check_targets(model: Any, config: TrainConfig) -> None:
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     missing = [name for name in config.target_modules if name not in present]
     if missing:
-        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if "Linear" in type(module).__name__}
+        linear = {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if "Linear" in type(module).__name__
+        }
         raise ModelError(
             f"lora_target_modules names {', '.join(missing)}, which this model does not have. "
             f"It has {', '.join(sorted(linear))}."

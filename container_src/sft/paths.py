@@ -52,7 +52,9 @@ def resolve_paths(config: TrainConfig, environ: Mapping[str, str]) -> Paths:
 
     train = _resolve(config, "train_data_path", environ, "SM_CHANNEL_TRAIN")
     if not train.exists():
-        raise JobError(f"There are no training rows: {train} does not exist. Give the job a train channel or train_data_path.")
+        raise JobError(
+            f"There are no training rows: {train} does not exist. Give the job a train channel or train_data_path."
+        )
     return Paths(
         train=train,
         eval=channel("eval_data_path", "SM_CHANNEL_EVAL"),

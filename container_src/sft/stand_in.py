@@ -41,7 +41,9 @@ class Family(NamedTuple):
 
     @property
     def specials(self) -> list[str]:
-        return list(dict.fromkeys(token for token in (self.pad, self.eos, self.bos, self.unk, *self.others) if token))
+        return list(
+            dict.fromkeys(token for token in (self.pad, self.eos, self.bos, self.unk, *self.others) if token)
+        )
 
 
 LLAMA = Family(BARS, eos="</s>", bos="<s>", unk="<unk>")

@@ -64,7 +64,9 @@ class VersionError(JobError):
     """The installed libraries cannot do what the recipe asks."""
 
 
-def make_arguments(config: TrainConfig, schedule: Schedule, paths: Paths, dtype: torch.dtype) -> trl.SFTConfig:
+def make_arguments(
+    config: TrainConfig, schedule: Schedule, paths: Paths, dtype: torch.dtype
+) -> trl.SFTConfig:
     """Every argument that matters, since defaults differ between versions; what our step does itself is turned off."""
     cuda = torch.cuda.is_available()
     wanted = {
@@ -175,7 +177,9 @@ class Meter:
 
     def take(self, done: int, accelerator: Any) -> dict[str, float]:
         """The numbers of one metric line, over the steps since the last one and over all processes."""
-        sums = accelerator.reduce(torch.stack([sum(self._losses), sum(self._rights)]).double(), reduction="sum").tolist()
+        sums = accelerator.reduce(
+            torch.stack([sum(self._losses), sum(self._rights)]).double(), reduction="sum"
+        ).tolist()
         seconds = max(time.monotonic() - self._since - self._idle_s, 1e-9)
         speed = self._steps / seconds
         values = {
@@ -240,7 +244,9 @@ class MetricLines(transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._file.start(_select(line) for line in state.log_history if _is_metric(line))
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
         if not logs or not _is_metric(logs):
             return
         values = _select({**logs, "step": state.global_step})
@@ -271,12 +277,19 @@ class StepTrainer(trl.SFTTrainer):
     """One call of training_step is one optimizer step; checkpoints appear whole; evaluation is exact over tokens."""
 
     def __init__(
-        self, config: TrainConfig, schedule: Schedule, padding: Padding, checkpoints: Any, origin: Origin, **kwargs: Any
+        self,
+        config: TrainConfig,
+        schedule: Schedule,
+        padding: Padding,
+        checkpoints: Any,
+        origin: Origin,
+        **kwargs: Any,
     ) -> None:
         self._config = config
         self._padding = padding
         self._checkpoints = checkpoints
         self._origin = origin
+        self._schedule = schedule
         self.meter = Meter(schedule)
         self.latest_score: tuple[int, dict[str, float]] = (-1, {})
         with _prepared_already(kwargs["model"]):
@@ -285,7 +298,11 @@ class StepTrainer(trl.SFTTrainer):
     def get_train_dataloader(self) -> Any:
         """Our dataset is ordered, shared out and batched already; and a loader must not draw from the dropout's RNG."""
         return torch.utils.data.DataLoader(
-            self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only_item, generator=torch.Generator()
+            self.train_dataset,
+            batch_size=1,
+            shuffle=False,
+            collate_fn=_only_item,
+            generator=torch.Generator(),
         )
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
@@ -309,10 +326,14 @@ class StepTrainer(trl.SFTTrainer):
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # Trainer's guess, which nobody reads, looks for input_ids in the batch
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         with self.meter.paused():
-            found = score(self.model, rows, self._padding, self._config.per_device_eval_batch_size, self.accelerator)
+            found = score(
+                self.model, rows, self._padding, self._config.per_device_eval_batch_size, self.accelerator
+            )
         metrics = found.as_metrics(metric_key_prefix)
         self.latest_score = (self.state.global_step, dict(metrics))
         self.log(dict(metrics))
@@ -322,8 +343,9 @@ class StepTrainer(trl.SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # Trainer rounds its own to four places
             logs.update(self.meter.take(self.state.global_step, self.accelerator))
+        # to Trainer's loop the whole job is one epoch
+        self.state.epoch = self._schedule.epoch_of(self.state.global_step)
         super().log(logs, start_time)
-        self.state.log_history[-1]["epoch"] = logs["epoch"] = self.meter._schedule.epoch_of(self.state.global_step)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(staging_folder(self._checkpoints, self.state.global_step))

@@ -1,0 +1,160 @@
+"""Hyperparameters, paths, when to stop, and the sentences of a failure."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from container_src.sft import failure
+from container_src.sft.config import ConfigError, TrainConfig, encode, parse_args
+from container_src.sft.data import RowError
+from container_src.sft.log import MetricsFile, metric_line
+from container_src.sft.paths import resolve_paths, write_pid
+from container_src.sft.stop import Stopping
+
+
+def test_hyperparameters_survive_the_command_line() -> None:
+    config = TrainConfig(smoke=True, learning_rate=1e-3, max_steps=7, lora_target_modules="q_proj,v_proj", git_revision="abc")
+    argv = [text for name, value in encode(config).items() for text in (f"--{name}", str(value))]
+    assert parse_args(argv) == config
+    assert config.target_modules == ["q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["--lora_rank", "8"], "lora_rank"),
+        (["--max_steps", "many"], "max_steps is 'many'"),
+        (["--optim", "sgd"], "optim is 'sgd'; it must be one of"),
+        (["--max_steps", "0"], "max_steps is 0"),
+        (["--lora_r"], "lora_r"),
+    ],
+)
+def test_a_bad_hyperparameter_is_named(argv: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse_args(argv)
+
+
+def test_default_paths_move_with_the_base_folder(tmp_path: Path) -> None:
+    train = tmp_path / "input" / "data" / "train"
+    train.mkdir(parents=True)
+    paths = resolve_paths(TrainConfig(), {"SAGEMAKER_BASE_DIR": str(tmp_path)})
+    assert (paths.train, paths.output, paths.checkpoints) == (train, tmp_path / "model", tmp_path / "checkpoints")
+    assert (paths.eval, paths.test, paths.adapter, paths.base_model) == (None, None, None, None)
+
+
+def test_channel_variables_hold_for_default_paths_only(tmp_path: Path) -> None:
+    environ = {"SM_CHANNEL_TRAIN": str(tmp_path / "channel"), "SM_MODEL_DIR": str(tmp_path / "out")}
+    (tmp_path / "channel").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert resolve_paths(TrainConfig(), environ).train == tmp_path / "channel"
+    assert resolve_paths(TrainConfig(), environ).output == tmp_path / "out"
+    assert resolve_paths(TrainConfig(train_data_path=str(tmp_path / "mine")), environ).train == tmp_path / "mine"
+
+
+def test_only_the_first_process_writes_the_pid(tmp_path: Path) -> None:
+    write_pid({"SAGEMAKER_BASE_DIR": str(tmp_path), "RANK": "1"})
+    assert not (tmp_path / "output").exists()
+    write_pid({"SAGEMAKER_BASE_DIR": str(tmp_path), "RANK": "0"})
+    assert (tmp_path / "output" / "pid").read_text().isdigit()
+
+
+def test_a_signal_stops_with_its_name() -> None:
+    stopping = Stopping()
+    assert stopping.check(0) == ""
+    stopping.on_signal(signal.SIGTERM, None)
+    assert "SIGTERM" in stopping.check(0)
+
+
+@pytest.mark.parametrize(("limit", "stops_at"), [(100, 90), (20, 15), (36_000, 35_700)])
+def test_the_clock_stops_before_the_limit(limit: int, stops_at: int) -> None:
+    now = [1000.0]
+    stopping = Stopping(clock=lambda: now[0])
+    stopping.watch_clock(limit)
+    now[0] = 1000.0 + stops_at - 3
+    assert stopping.check(ahead_s=1) == ""
+    assert "time limit" in stopping.check(ahead_s=4)
+
+
+def test_without_a_limit_the_clock_never_stops() -> None:
+    now = [0.0]
+    stopping = Stopping(clock=lambda: now[0])
+    stopping.watch_clock(0)
+    now[0] = 1e9
+    assert stopping.check(0) == ""
+
+
+class GatedRepoError(Exception):
+    """Named as the Hub's, which is recognised by its name so that nothing need be imported."""
+
+
+def _caused(outer: BaseException, cause: BaseException) -> BaseException:
+    outer.__cause__ = cause
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "Out of memory. Halve"),
+        (MemoryError(), "Out of memory. Halve"),
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
+        (_caused(RuntimeError("The model x could not be loaded"), GatedRepoError("403")), "The model is gated"),
+        (OSError("x is not a local folder and is not a valid model identifier"), "The model was not found"),
+        (OSError("We couldn't connect to 'https://huggingface.co' to load the files"), "could not be downloaded"),
+        (ImportError("cannot import name 'SFTConfig'"), "does not fit this code"),
+        (TypeError("got an unexpected keyword argument 'max_length'"), "does not fit this code"),
+        (RowError("train.jsonl:3: not JSON"), "train.jsonl:3: not JSON"),
+        (ConfigError("lora_r is 0; it must be above 0"), "lora_r is 0"),
+        (ZeroDivisionError("division by zero"), "Training failed in"),
+    ],
+)
+def test_a_failure_is_explained(tmp_path: Path, error: BaseException, sentence: str) -> None:
+    failure.report(error, tmp_path / "output")
+    written = (tmp_path / "output" / "failure").read_text()
+    assert sentence in written
+    assert len(written) <= failure.LIMIT
+
+
+def test_the_first_failure_is_kept_and_an_earlier_attempts_is_cleared(tmp_path: Path) -> None:
+    failure.report(MemoryError(), tmp_path)
+    failure.report(ZeroDivisionError(), tmp_path)
+    assert "Out of memory" in (tmp_path / "failure").read_text()
+    failure.clear(tmp_path)
+    assert not (tmp_path / "failure").exists()
+
+
+def test_metric_lines_hold_plain_numbers() -> None:
+    values: dict[str, Any] = {"loss": 2.123456789, "learning_rate": 2e-5, "eta_s": 12, "grad_norm": math.nan}
+    assert metric_line(10, 200, values) == "[metrics] step=10/200 loss=2.12346 learning_rate=2e-05 eta_s=12 grad_norm=nan"
+
+
+def test_the_metrics_file_continues_after_a_resume(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "model" / "metrics.jsonl")
+    file.start([{"step": 1, "loss": 3.0}])
+    file.append({"step": 2, "loss": math.inf})
+    lines = [json.loads(line) for line in (tmp_path / "model" / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": "inf"}]
+
+
+def test_renamed_arguments_are_translated_and_none_is_dropped_in_silence(fit_keywords: Callable[..., Any]) -> None:
+    from container_src.sft.trainer import VersionError
+
+    assert fit_keywords({"max_length": 5, "seed": 1}, {"max_seq_length", "seed"}) == {"max_seq_length": 5, "seed": 1}
+    assert fit_keywords({"save_safetensors": True}, set()) == {}
+    with pytest.raises(VersionError, match="no argument max_grad_norm, which changes the result"):
+        fit_keywords({"max_grad_norm": 0.3}, {"seed"})
+
+
+@pytest.fixture
+def fit_keywords() -> Callable[..., Any]:
+    from container_src.sft import trainer
+
+    return trainer.fit_keywords
