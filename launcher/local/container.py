@@ -185,9 +185,7 @@ def _path_with_toolkit_first(environment: Mapping[str, str]) -> str:
 
 
 def _describe_channels(document: Document) -> dict[str, dict[str, str]]:
-    return {
-        channel["ChannelName"]: _describe_channel(channel) for channel in document.get("InputDataConfig", [])
-    }
+    return {channel["ChannelName"]: _describe_channel(channel) for channel in document.get("InputDataConfig", [])}
 
 
 def _describe_channel(channel: Document) -> dict[str, str]:

@@ -51,9 +51,7 @@ def _only_wake(_number: int, _frame: FrameType | None) -> None:
 class EntryProcess:
     """Started in a session of its own, with one pipe for all output."""
 
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path, alarm: Alarm
-    ) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], folder: Path, alarm: Alarm) -> None:
         self._process = subprocess.Popen(
             command,
             env=environment,

@@ -22,7 +22,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from launcher.local.transfer import (
 CHECKPOINT_SYNC_S = 2.0
 DEFAULT_MAX_RUNTIME_S = 86_400
 MAX_FAILURE_CHARS = 1024
+LINK_PREFIX = "launcher-job-"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -267,15 +268,11 @@ class JobRunner:
 
     def _start_entry(self, tree: Tree, temporary: Path) -> EntryProcess:
         command = container.make_command(self._document)
-        environment = container.make_environment(
-            tree, self._document, self._endpoint_url, temporary, os.environ
-        )
+        environment = container.make_environment(tree, self._document, self._endpoint_url, temporary, os.environ)
         try:
             return EntryProcess(command, environment, tree.base, self._alarm)
         except (FileNotFoundError, PermissionError) as error:
-            raise RequestError(
-                f"the container's entrypoint {command[0]!r} cannot be started: {error}."
-            ) from error
+            raise RequestError(f"the container's entrypoint {command[0]!r} cannot be started: {error}.") from error
 
     def _find_reason_to_end(self, is_over_limit: bool) -> Ending:
         asked = self._book.asked(self._name)
@@ -405,9 +402,7 @@ class JobRunner:
 
     @property
     def _max_runtime_s(self) -> int:
-        return int(
-            self._document.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_S)
-        )
+        return int(self._document.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_S))
 
 
 def _is_no_space(error: Exception) -> bool:
@@ -447,12 +442,21 @@ def _read_start(path: Path) -> str:
 def _short_link(folder: Path) -> Iterator[Path]:
     """A short name for a folder: a socket's path inside it may not exceed 107 bytes, and workers of a
     DataLoader make such sockets in TMPDIR."""
-    link = Path(tempfile.gettempdir(), f"job-{secrets.token_hex(4)}")
+    _remove_dead_links()
+    link = Path(tempfile.gettempdir(), f"{LINK_PREFIX}{secrets.token_hex(4)}")
     link.symlink_to(folder)
     try:
         yield link
     finally:
         link.unlink(missing_ok=True)
+
+
+def _remove_dead_links() -> None:
+    """Those of runners that were killed, whose folders are gone."""
+    for link in Path(tempfile.gettempdir()).glob(f"{LINK_PREFIX}*"):
+        if link.is_symlink() and not link.exists():
+            with suppress(FileNotFoundError, PermissionError):
+                link.unlink()
 
 
 def _note(text: str) -> None:

@@ -72,9 +72,7 @@ class Download:
     name: str
 
 
-def fetch_channel(
-    store: ObjectStore, source: dict[str, Any], folder: Path, before_each: Callable[[], None]
-) -> int:
+def fetch_channel(store: ObjectStore, source: dict[str, Any], folder: Path, before_each: Callable[[], None]) -> int:
     """Download what an S3DataSource names and count the files. `before_each` may raise to end it."""
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -133,8 +131,7 @@ def _read_manifest(store: ObjectStore, manifest: Location) -> list[Any]:
         raise DownloadError(f"the manifest {manifest} is not JSON: {error}.") from error
     if not _is_manifest(entries):
         raise DownloadError(
-            f"the manifest {manifest} does not have the form "
-            '[{"prefix": "s3://bucket/folder/"}, "name", ...].'
+            f'the manifest {manifest} does not have the form [{{"prefix": "s3://bucket/folder/"}}, "name", ...].'
         )
     return list(entries)
 
@@ -153,9 +150,7 @@ def make_local_path(folder: Path, name: str) -> Path:
     """The file for an object; a key that would leave the folder is refused."""
     path = PurePosixPath(name)
     if not name or "\0" in name or path.is_absolute() or ".." in path.parts:
-        raise DownloadError(
-            f"the object name {name!r} does not stay inside the folder of its channel. Rename it."
-        )
+        raise DownloadError(f"the object name {name!r} does not stay inside the folder of its channel. Rename it.")
     return folder / path
 
 

@@ -77,9 +77,7 @@ def list_unmet(bundle: Path, find_version: FindVersion = find_installed) -> list
             file = archive.extractfile(files[name]) if name in files else None
             return _join_lines(file.read().decode("utf-8", "replace")) if file else []
 
-        reasons = (
-            _find_reason(line, find_version) for line in _iter_requirements(REQUIREMENTS, read_lines, set())
-        )
+        reasons = (_find_reason(line, find_version) for line in _iter_requirements(REQUIREMENTS, read_lines, set()))
         return [reason for reason in reasons if reason]
 
 

@@ -90,9 +90,7 @@ class Site:
         )
         return job
 
-    def add_training(
-        self, job: str, script: str, *, entrypoint: tuple[str, ...] = ENTRYPOINT, **request: Any
-    ) -> str:
+    def add_training(self, job: str, script: str, *, entrypoint: tuple[str, ...] = ENTRYPOINT, **request: Any) -> str:
         """A job of the real toolkit with one of the trivial scripts as train.py."""
         files = {"train.py": (JOBS / script).read_text()} | request.pop("files", {})
         hyperparameters = {
@@ -101,15 +99,11 @@ class Site:
         }
         algorithm = {"ContainerEntrypoint": list(entrypoint)} if entrypoint else {}
         request["HyperParameters"] = hyperparameters | request.get("HyperParameters", {})
-        return self.add(
-            job, AlgorithmSpecification=algorithm | request.pop("AlgorithmSpecification", {}), **request
-        )
+        return self.add(job, AlgorithmSpecification=algorithm | request.pop("AlgorithmSpecification", {}), **request)
 
     def add_shell(self, job: str, script: str, **request: Any) -> str:
         """A job that is one shell script, without the toolkit."""
-        algorithm = {"ContainerEntrypoint": ["/bin/bash", "-c", script]} | request.pop(
-            "AlgorithmSpecification", {}
-        )
+        algorithm = {"ContainerEntrypoint": ["/bin/bash", "-c", script]} | request.pop("AlgorithmSpecification", {})
         return self.add(job, AlgorithmSpecification=algorithm, **request)
 
     def start(self, job: str, *, grace_s: float = 60, **options: Any) -> subprocess.Popen[bytes]:
@@ -307,6 +301,17 @@ def test_temporary_folder_leaves_room_for_a_sockets_path(reported: Reported) -> 
     assert not os.path.lexists(temporary)
 
 
+def test_links_of_killed_runners_are_removed(site: Site, tmp_path: Path) -> None:
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    (temporary / "launcher-job-dead").symlink_to(tmp_path / "gone")
+    (temporary / "launcher-job-alive").symlink_to(tmp_path)
+    job = site.add_shell("tidy", "echo $TMPDIR; [ -d $TMPDIR ]")
+    assert site.run(job, env=os.environ | {"TMPDIR": str(temporary)})["TrainingJobStatus"] == "Completed"
+    assert any(line.startswith(str(temporary)) for line in site.log(job))
+    assert [path.name for path in temporary.iterdir()] == ["launcher-job-alive"]
+
+
 def test_channels_hold_what_s3_has_under_their_names(reported: Reported) -> None:
     channels = reported.report["channels"]
     assert channels == {
@@ -382,9 +387,7 @@ def test_own_failure_file_comes_first_and_is_cut(site: Site) -> None:
 
 
 def test_entry_process_killed_by_9_is_137(site: Site) -> None:
-    document = site.run(
-        site.add_shell("killed", "echo before; echo 'MemoryError: much'; echo after; kill -9 $$")
-    )
+    document = site.run(site.add_shell("killed", "echo before; echo 'MemoryError: much'; echo after; kill -9 $$"))
     assert document["FailureReason"] == "AlgorithmError: MemoryError: much, exit code: 137"
 
 
@@ -534,9 +537,7 @@ def test_interrupted_job_goes_on_from_its_checkpoint(site: Site) -> None:
         "starting after step 1",
     ]
     assert site.read_archive("output/spot/output/model.tar.gz") == {"adapter.txt": "resumed after 1"}
-    assert site.keys("checkpoints/") == [
-        f"checkpoints/spot/checkpoint-{step}/state.txt" for step in (1, 2, 3)
-    ]
+    assert site.keys("checkpoints/") == [f"checkpoints/spot/checkpoint-{step}/state.txt" for step in (1, 2, 3)]
     assert document["BillableTimeInSeconds"] <= document["TrainingTimeInSeconds"]
     assert site.book.asked(job) is None
 
@@ -569,9 +570,7 @@ def test_key_that_would_leave_the_channel_is_refused(site: Site, key: str) -> No
     assert not list(site.root.rglob("escape"))
 
 
-@pytest.mark.parametrize(
-    "manifest", ["{}", "[]", '["x"]', '[{"prefix": 1}]', "not json", '[{"prefix": "s3://b/"}, 3]']
-)
+@pytest.mark.parametrize("manifest", ["{}", "[]", '["x"]', '[{"prefix": 1}]', "not json", '[{"prefix": "s3://b/"}, 3]'])
 def test_malformed_manifest_is_refused(site: Site, manifest: str) -> None:
     site.put("data/list.manifest", manifest)
     source = channel("train", f"s3://{BUCKET}/data/list.manifest", "ManifestFile")
@@ -588,21 +587,15 @@ def test_keys_that_cannot_be_files_side_by_side_are_refused(site: Site) -> None:
 
 def test_missing_code_is_a_client_error(site: Site) -> None:
     hyperparameters = {"sagemaker_submit_directory": f'"s3://{BUCKET}/no/sourcedir.tar.gz"'}
-    reason = site.run(site.add_shell("codeless", "echo never", HyperParameters=hyperparameters))[
-        "FailureReason"
-    ]
+    reason = site.run(site.add_shell("codeless", "echo never", HyperParameters=hyperparameters))["FailureReason"]
     assert reason.startswith("ClientError: the code cannot be fetched")
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"text", lambda data: data[:-20], lambda data: data[:60]])
 def test_damaged_code_is_a_client_error(site: Site, damage: Callable[[bytes], bytes]) -> None:
     hyperparameters = {"sagemaker_submit_directory": site.pack({"train.py": "pass\n" * 1000})}
-    site.store.put(
-        BUCKET, "source/sourcedir.tar.gz", io.BytesIO(damage(site.read("source/sourcedir.tar.gz")))
-    )
-    reason = site.run(site.add_shell("damaged", "echo never", HyperParameters=hyperparameters))[
-        "FailureReason"
-    ]
+    site.store.put(BUCKET, "source/sourcedir.tar.gz", io.BytesIO(damage(site.read("source/sourcedir.tar.gz"))))
+    reason = site.run(site.add_shell("damaged", "echo never", HyperParameters=hyperparameters))["FailureReason"]
     assert reason.startswith("ClientError: the code in s3://") and "is not a tar.gz archive" in reason
 
 
@@ -621,10 +614,7 @@ def test_unmet_requirements_fail_before_anything_is_installed(site: Site) -> Non
 
 
 def test_uncompressed_output_keeps_its_files(site: Site) -> None:
-    script = (
-        "cd $SAGEMAKER_BASE_DIR; mkdir model/sub;"
-        "echo a > model/a; echo b > model/sub/b; echo c > output/data/c"
-    )
+    script = "cd $SAGEMAKER_BASE_DIR; mkdir model/sub;echo a > model/a; echo b > model/sub/b; echo c > output/data/c"
     config = {"S3OutputPath": f"s3://{BUCKET}/output/", "CompressionType": "NONE"}
     document = site.run(site.add_shell("plain", script, OutputDataConfig=config))
     assert document["ModelArtifacts"]["S3ModelArtifacts"] == f"s3://{BUCKET}/output/plain/output/model/"
@@ -639,9 +629,7 @@ def test_bucket_that_is_gone_at_the_end_is_named(site: Site) -> None:
     config = {"S3OutputPath": "s3://other-bucket/output"}
     script = "echo a > $SAGEMAKER_BASE_DIR/model/a"
     reason = site.run(site.add_shell("homeless", script, OutputDataConfig=config))["FailureReason"]
-    assert reason.startswith(
-        "ClientError: the results cannot be written to s3://other-bucket/output/homeless/"
-    )
+    assert reason.startswith("ClientError: the results cannot be written to s3://other-bucket/output/homeless/")
 
 
 # A full disk

@@ -122,9 +122,7 @@ def test_second_sigterm_does_not_end_the_wait(container: Container) -> None:
 
 
 def test_sigterm_to_a_script_that_writes_no_pid_is_as_in_aws(container: Container) -> None:
-    container.install(
-        "train", f"#!/bin/bash\necho ready; until [ -e {container.folder}/end ]; do sleep 0.02; done"
-    )
+    container.install("train", f"#!/bin/bash\necho ready; until [ -e {container.folder}/end ]; do sleep 0.02; done")
     process = container.start()
     container.wait_for("ready")
     process.terminate()

@@ -11,13 +11,13 @@ checkpoints = base / "checkpoints"
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
 (base / "output" / "pid").write_text(str(os.getpid()))
 done = len(list(checkpoints.glob("checkpoint-*")))
-print(f"starting after step {done}", flush=True)
+sys.stdout.write(f"starting after step {done}\n")
 for step in range(done + 1, 4):
     unfinished = checkpoints / f"tmp-checkpoint-{step}"
     unfinished.mkdir()
     (unfinished / "state.txt").write_text(f"step {step}")
     unfinished.rename(checkpoints / f"checkpoint-{step}")
     if done == 0:
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
         time.sleep(600)
 (base / "model" / "adapter.txt").write_text(f"resumed after {done}")

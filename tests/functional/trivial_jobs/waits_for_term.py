@@ -16,5 +16,5 @@ def save(number, frame):
 
 signal.signal(signal.SIGTERM, save)
 (base / "output" / "pid").write_text(str(os.getpid()))
-print("ready", flush=True)
+sys.stdout.write("ready\n")
 time.sleep(600)
