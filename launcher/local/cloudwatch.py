@@ -52,6 +52,8 @@ class Window:
 
 
 class TrainingLogs:
+    service = "logs"
+
     def __init__(self, folder: Path, settings: Settings) -> None:
         self._folder = folder
         self._arn = f"arn:aws:logs:{settings.region}:{settings.account}:log-group:{GROUP}"
@@ -70,7 +72,7 @@ class TrainingLogs:
         return operation in self._operations and str(group).removesuffix(":*").endswith(GROUP)
 
     def call(self, operation: str, params: Params) -> dict[str, Any]:
-        check_params("logs", operation, params, code=INVALID)
+        check_params(self.service, operation, params, code=INVALID)
         if operation != "DescribeLogGroups" and not self._folder.is_dir():
             # SageMaker makes the group with the first job's first line.
             raise ApiError("ResourceNotFoundException", "The specified log group does not exist.")

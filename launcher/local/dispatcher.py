@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import selectors
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock, Thread
 
-from launcher.local.jobs import TERMINAL, Document, JobBook, RunnerId
+from launcher.local.jobs import Document, JobBook, RunnerId
 from launcher.local.json_protocol import validation_error
 from launcher.local.processes import (
     find_processes_with,
@@ -21,12 +23,18 @@ from launcher.local.processes import (
     minds_signal,
     open_pidfd,
     send_signal,
+    wait_for_end,
 )
 from launcher.local.settings import Settings
+
+log = logging.getLogger(__name__)
 
 RunnerCommand = Callable[[str], list[str]]
 
 LAST_LINE_BYTES = 4096
+RETRY_S = 5.0
+KILL_ROUNDS = 5
+KILL_WAIT_S = 2.0
 MAX_REASON = 1024  # characters of a FailureReason
 
 
@@ -66,9 +74,7 @@ class Dispatcher:
 
     def start(self) -> None:
         with self._lock:
-            for document in self._book.unfinished():
-                self._adopt(document["TrainingJobName"])
-            self._dispatch()
+            self._reconcile()
         self._thread.start()
 
     def close(self) -> None:
@@ -93,39 +99,61 @@ class Dispatcher:
                 self._stop_waiting(job)
                 return
             self._book.transition(job, "Stopping", "Stopping", "Stopping the training job")
-            self._nudge(self._watched[job])
+            self._nudge(self._watched[job].runner)
 
     def interrupt(self, job: str) -> None:
         """Play a spot interruption."""
         with self._lock:
             _check_interruptible(self._book.get(job))
             self._book.ask(job, "interrupt")
-            self._nudge(self._watched[job])
+            self._nudge(self._watched[job].runner)
 
     # The thread
 
     def _run(self) -> None:
+        retry_s: float | None = None
         while not self._closing:
-            ready = self._selector.select()
+            ready = self._selector.select(retry_s)
             with self._lock:
                 for key, _ in ready:
                     if key.data is None:
                         os.eventfd_read(self._wakeup)
                     else:
                         self._bury(key.data)
-                if not self._closing:
-                    self._dispatch()
+                try:
+                    self._reconcile()
+                    retry_s = None
+                except (OSError, sqlite3.OperationalError):
+                    log.exception("jobs cannot be started or ended now")  # a full disk, above all
+                    retry_s = RETRY_S
 
-    def _dispatch(self) -> None:
-        """Start as many waiting jobs as there are free places; tell the others whom they wait for."""
-        waiting = [job["TrainingJobName"] for job in self._book.unfinished()]
-        for job in (name for name in waiting if name not in self._watched):
-            if len(self._watched) < self._jobs_at_once:
+    def _reconcile(self) -> None:
+        """Make what runs agree with the book. It may fail half-way; the next time goes on from there."""
+        for document in [] if self._closing else self._book.unfinished():
+            job = document["TrainingJobName"]
+            if job in self._watched:
+                continue
+            runner = self._book.runner(job)
+            if runner is not None:
+                self._adopt(job, runner)
+            elif self._book.asked(job) == "stop":
+                self._stop_waiting(job)
+            elif len(self._watched) < self._jobs_at_once:
                 self._launch(job)
             else:
                 ahead = ", ".join(self._watched)
                 message = f"Waiting for {ahead}: this endpoint runs {self._jobs_at_once} at once"
                 self._book.transition(job, "InProgress", "Pending", message)
+
+    def _adopt(self, job: str, runner: RunnerId) -> None:
+        """Watch a runner that another endpoint started, or settle the job of one that has ended."""
+        pidfd = open_pidfd(runner)
+        if pidfd is None:
+            self._settle(job, runner)
+            return
+        self._watch(Watch(job, runner, pidfd, None))
+        if self._book.asked(job):
+            self._nudge(runner)  # the other endpoint may have been killed before it could
 
     def _launch(self, job: str) -> None:
         self._book.transition(job, "InProgress", "Starting", "Starting the training job")
@@ -138,8 +166,8 @@ class Dispatcher:
         pidfd, runner = os.pidfd_open(child.pid), identify_child(child.pid)
         if runner is None:
             raise ProcessLookupError(f"no entry in /proc for the child {child.pid}")
-        self._book.claim(job, runner)
         self._watch(Watch(job, runner, pidfd, child))
+        self._book.claim(job, runner)
 
     def _start_runner(self, job: str) -> subprocess.Popen[bytes]:
         log = self._runner_log(job)
@@ -157,46 +185,23 @@ class Dispatcher:
         self._watched[watch.job] = watch
         self._selector.register(watch.pidfd, selectors.EVENT_READ, watch)
 
-    def _adopt(self, job: str) -> None:
-        """Take over a job of an earlier endpoint."""
-        runner = self._book.runner(job)
-        if runner is None:
-            if self._book.asked(job) == "stop":
-                self._stop_waiting(job)
-        elif (pidfd := open_pidfd(runner)) is None:
-            self._settle(job, runner)
-        else:
-            watch = Watch(job, runner, pidfd, None)
-            self._watch(watch)
-            if self._book.asked(job):
-                self._nudge(watch)  # the earlier endpoint may have been killed before it could
-
     def _bury(self, watch: Watch) -> None:
         self._selector.unregister(watch.pidfd)
         os.close(watch.pidfd)
         del self._watched[watch.job]
         if watch.child:
             watch.child.wait()
-        entered = self._book.runner(watch.job)
-        if entered not in (None, watch.runner):
-            self._adopt(watch.job)  # ours has left the job to a runner that was there before it
-        else:
-            self._settle(watch.job, watch.runner)
 
     def _settle(self, job: str, runner: RunnerId) -> None:
-        """After a runner's end: a job that has no result will not get one."""
-        if self._book.get(job)["TrainingJobStatus"] in TERMINAL:
-            self._book.set_runner(job, None)
-            return
+        """A job without a result whose runner has ended will not get one."""
         kill_leftovers(self._root, job)
         log = self._runner_log(job)
         last_line = _read_last_line(log) or "it left no message"
         reason = f"InternalServerError: the local runner (pid {runner.pid}) ended without a result: "
         advice = f". Its log is {log}. Submit again: the checkpoints that reached S3 are kept."
         room = MAX_REASON - len(reason) - len(advice)
-        self._fail(job, reason + last_line[: max(room, 0)] + advice)
-        self._book.set_runner(job, None)
         shutil.rmtree(self._root / "jobs" / job / "opt", ignore_errors=True)
+        self._fail(job, reason + last_line[: max(room, 0)] + advice)
 
     def _fail(self, job: str, reason: str) -> None:
         reason = reason[:MAX_REASON]
@@ -205,13 +210,13 @@ class Dispatcher:
     def _stop_waiting(self, job: str) -> None:
         self._book.transition(job, "Stopped", "Stopped", "Training job stopped before it started")
 
-    def _nudge(self, watch: Watch) -> None:
+    def _nudge(self, runner: RunnerId) -> None:
         """Make the runner read what is asked of it.
 
         One that has no handler yet has not read it either, and SIGTERM would kill it.
         """
-        if minds_signal(watch.runner, signal.SIGTERM):
-            send_signal(watch.runner, signal.SIGTERM)
+        if minds_signal(runner, signal.SIGTERM):
+            send_signal(runner, signal.SIGTERM)
 
     def _runner_log(self, job: str) -> Path:
         return self._root / "jobs" / job / "runner.log"
@@ -219,8 +224,14 @@ class Dispatcher:
 
 def kill_leftovers(root: Path, job: str) -> None:
     """Kill what a dead runner left of its job: the folder it ran in marks each of the processes."""
-    for process in find_processes_with("SAGEMAKER_BASE_DIR", f"{root / 'jobs' / job}/"):
-        send_signal(process, signal.SIGKILL)
+    for _ in range(KILL_ROUNDS):  # one may have started another while we looked
+        leftovers = find_processes_with("SAGEMAKER_BASE_DIR", f"{root / 'jobs' / job}/")
+        if not leftovers:
+            return
+        for process in leftovers:
+            send_signal(process, signal.SIGKILL)
+        for process in leftovers:
+            wait_for_end(process, KILL_WAIT_S)
 
 
 def _check_interruptible(document: Document) -> None:

@@ -42,10 +42,13 @@ def parse_document(body: bytes) -> Params:
     return document
 
 
-def check_params(service: str, operation: str, params: Params, *, code: str = "ValidationException") -> None:
-    """Raise the error AWS would answer with to a request that breaks the operation's shape."""
+def check_operation(service: str, operation: str) -> None:
     if find_operation(service, operation) is None:
         raise ApiError("UnknownOperationException", f"{service} has no operation {operation}.")
+
+
+def check_params(service: str, operation: str, params: Params, *, code: str = "ValidationException") -> None:
+    """Raise the error AWS would answer with to a request that breaks the operation's shape."""
     if violations := find_violations(operation, params, service):
         raise ApiError(code, format_violations(violations))
 

@@ -9,6 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+# Fields of /proc/<pid>/stat behind the name. A killed process whose other threads still wind up shows the state
+# of a zombie while it still holds its files, locks and ports.
+STATE, THREADS, STARTED = 0, 17, 19
+
 
 @dataclass(frozen=True)
 class ProcessId:
@@ -30,23 +34,29 @@ class ProcessId:
 
 def find_process(pid: int) -> ProcessId | None:
     """The living process with this pid; a zombie is not one."""
-    state, process = _read_process(pid)
-    return None if state in "ZX" else process
+    stat = _read_stat(pid)
+    if stat is None or (stat[STATE] in "ZX" and int(stat[THREADS]) <= 1):
+        return None
+    return _identify(pid, stat)
 
 
 def identify_child(pid: int) -> ProcessId | None:
     """Like find_process for a child not waited for yet, which counts even when it has ended already."""
-    return _read_process(pid)[1]
+    stat = _read_stat(pid)
+    return None if stat is None else _identify(pid, stat)
 
 
-def _read_process(pid: int) -> tuple[str, ProcessId | None]:
+def _read_stat(pid: int) -> list[str] | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return "X", None
+        return None
     # The name, in parentheses, may itself hold blanks and parentheses: the fields start after the last one.
-    fields = stat.rpartition(")")[2].split()
-    return fields[0], ProcessId(pid, int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    return stat.rpartition(")")[2].split()
+
+
+def _identify(pid: int, stat: list[str]) -> ProcessId:
+    return ProcessId(pid, int(stat[STARTED]) / os.sysconf("SC_CLK_TCK"))
 
 
 def find_processes_with(variable: str, prefix: str) -> list[ProcessId]:

@@ -28,7 +28,14 @@ from launcher.local.card import Card, load_card, save_card
 from launcher.local.cloudwatch import TrainingLogs
 from launcher.local.dispatcher import Dispatcher, RunnerCommand, make_runner_command
 from launcher.local.jobs import JobBook, UnknownJob
-from launcher.local.json_protocol import ApiError, answer, answer_error, parse_document, read_body
+from launcher.local.json_protocol import (
+    ApiError,
+    answer,
+    answer_error,
+    check_operation,
+    parse_document,
+    read_body,
+)
 from launcher.local.processes import ProcessId
 from launcher.local.s3 import S3Service
 from launcher.local.settings import Settings, load_settings
@@ -77,7 +84,7 @@ class Moto:
             if self._application is None:
                 from moto.moto_server.werkzeug_app import DomainDispatcherApplication
 
-                self._application = DomainDispatcherApplication(self._create)  # type: ignore[arg-type]
+                self._application = DomainDispatcherApplication(self._create)
             return self._application
 
     def _create(self, service: str) -> WSGIApplication:
@@ -88,7 +95,8 @@ class Moto:
             return _refuse_moto_part
         from moto.moto_server.werkzeug_app import create_backend_app
 
-        return create_backend_app(service)  # type: ignore[arg-type]
+        application: WSGIApplication = create_backend_app(service)
+        return application
 
 
 def _refuse_moto_part(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -137,6 +145,7 @@ class Router:
         params = parse_document(body)
         if part.offers(operation, params):
             return answer(start_response, part.call(operation, params))
+        check_operation(part.service, operation)
         environ["wsgi.input"] = BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
         return self._moto(environ, start_response)
@@ -235,13 +244,13 @@ class LocalServer:
         root.mkdir(parents=True, exist_ok=True)
         self._book = JobBook(root / "jobs.sqlite")
         self._store = ObjectStore(root / "s3")
-        self._http = LoopbackServer(port, self._answer)
+        s3 = S3Service(self._store)
+        moto = Moto(s3)
+        self._http = LoopbackServer(port, lambda *request: self._router(*request))
         command = runner_command or make_runner_command(root, self.url, settings)
         self._dispatcher = Dispatcher(self._book, root, settings.jobs_at_once, command)
         training = TrainingJobs(self._book, self._dispatcher, settings)
         logs = TrainingLogs(root / "logs", settings)
-        s3 = S3Service(self._store)
-        moto = Moto(s3)
         admin = Admin(root, settings, self._book, self._dispatcher, moto)
         self._router = Router(training, logs, s3, admin, moto)
         self._thread = Thread(target=self._http.serve_forever, name="http", daemon=True)
@@ -266,9 +275,6 @@ class LocalServer:
         self._http.server_close()
         self._store.close()
         self._book.close()
-
-    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        return self._router(environ, start_response)
 
 
 # The process

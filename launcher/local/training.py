@@ -43,6 +43,8 @@ class Runners(Protocol):
 
 
 class TrainingJobs:
+    service = "sagemaker"
+
     def __init__(self, book: JobBook, runners: Runners, settings: Settings) -> None:
         self._book = book
         self._runners = runners
@@ -65,7 +67,7 @@ class TrainingJobs:
         return operation in self._operations
 
     def call(self, operation: str, params: Params) -> dict[str, Any]:
-        check_params("sagemaker", operation, params)
+        check_params(self.service, operation, params)
         try:
             return self._operations[operation](params)
         except UnknownJob as error:
