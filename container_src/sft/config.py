@@ -31,12 +31,16 @@ class TrainConfig:
     # model
     model_name_or_path: str = _in("model", "Qwen/Qwen2.5-1.5B", "Hub id or folder of the base model", key="id")
     model_revision: str = _in("model", "", "Hub revision of the base model; empty for the newest", key="revision")
-    model_family: str = _in("model", "", "a model whose shape a stand-in copies, when id is not known offline", key="family")
+    model_family: str = _in(
+        "model", "", "a model whose shape a stand-in copies, when id is not known offline", key="family"
+    )
     load_in_4bit: bool = _in("model", True, "quantise the frozen base to 4 bits (QLoRA)")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = _in("model", "nf4", "4-bit data type")
     bnb_4bit_use_double_quant: bool = _in("model", True, "quantise the quantisation constants too")
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _in(
-        "model", "auto", "arithmetic of the frozen base; auto takes bfloat16 where the GPU has it, else float16, on a CPU float32"
+        "model",
+        "auto",
+        "arithmetic of the frozen base; auto takes bfloat16 where the GPU has it, else float16, on a CPU float32",
     )
     smoke: bool = _in("model", False, "train a small, randomly initialised stand-in of the same family")
     # data
@@ -49,13 +53,17 @@ class TrainConfig:
     loss_on: Literal["auto", "all", "completion"] = _in(
         "data", "auto", "tokens that are trained; auto is completion where a row has one, else all of the text"
     )
-    padding: Literal["longest", "max_length"] = _in("data", "longest", "pad a batch to its longest row or to max_length")
+    padding: Literal["longest", "max_length"] = _in(
+        "data", "longest", "pad a batch to its longest row or to max_length"
+    )
     pad_token: str = _in("data", "", "token used for padding; empty for the tokenizer's own, else its end token")
     # lora
     lora_r: int = _in("lora", 16, "rank of the adapters", key="r")
     lora_alpha: int = _in("lora", 32, "scale of the adapters", key="alpha")
     lora_dropout: float = _in("lora", 0.05, "dropout before the adapters", key="dropout")
-    lora_target_modules: str = _in("lora", LORA_TARGETS, "comma-separated modules that get an adapter", key="target_modules")
+    lora_target_modules: str = _in(
+        "lora", LORA_TARGETS, "comma-separated modules that get an adapter", key="target_modules"
+    )
     lora_bias: Literal["none", "all", "lora_only"] = _in("lora", "none", "which biases are trained", key="bias")
     # training
     per_device_train_batch_size: int = _in("training", 2, "rows a GPU sees at once")
@@ -184,7 +192,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_args(argv: list[str]) -> TrainConfig:
-    """train.py's command line -> config. Unknown options are refused: a misspelt one would change the result in silence."""
+    """train.py's command line -> config. Unknown options are refused: a misspelt one would change the result unseen."""
     parser = _Parser(prog="train.py", allow_abbrev=False, description="QLoRA supervised fine-tuning")
     for item in dataclasses.fields(TrainConfig):
         parser.add_argument(f"--{item.name}", default=None, help=item.metadata["help"], metavar="VALUE")
