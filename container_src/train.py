@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from sft import failure, paths, stop
+from sft import failure, log, paths, stop
 from sft.config import parse_args
 
 
@@ -15,7 +15,8 @@ def main(argv: list[str]) -> int:
     output = paths.output_folder(os.environ)
     try:
         paths.write_pid(os.environ)
-        failure.clear(output)
+        if log.is_first_process():
+            failure.clear(output)
         config = parse_args(argv)
         from sft.job import run_job
 

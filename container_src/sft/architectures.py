@@ -38,9 +38,7 @@ def _qwen2(hidden: int, intermediate: int, heads: int, kv_heads: int, layers: in
     }
 
 
-def _llama(
-    hidden: int, intermediate: int, heads: int, kv_heads: int, layers: int, **other: Any
-) -> dict[str, Any]:
+def _llama(hidden: int, intermediate: int, heads: int, kv_heads: int, layers: int, **other: Any) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -81,9 +79,7 @@ KNOWN: dict[str, dict[str, Any]] = {
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": _llama(
         2048, 5632, 32, 4, 22, max_position_embeddings=2048, torch_dtype="bfloat16"
     ),
-    "meta-llama/Llama-2-7b-hf": _llama(
-        4096, 11008, 32, 32, 32, max_position_embeddings=4096, torch_dtype="float16"
-    ),
+    "meta-llama/Llama-2-7b-hf": _llama(4096, 11008, 32, 32, 32, max_position_embeddings=4096, torch_dtype="float16"),
     "google/gemma-2b-it": {
         "architectures": ["GemmaForCausalLM"],
         "model_type": "gemma",

@@ -9,7 +9,7 @@ from .steps import share_of, split
 
 
 def pad_rows(rows: list[Encoded], pad_id: int, length: int = 0) -> dict[str, list[list[int]]]:
-    """Rows of equal length. Padding is told by its place, never by its id, so a row's own end token may be the pad token."""
+    """Rows of equal length. Padding is told by its place and never by its id, so the end token may also pad."""
     width = max(length, *(len(row.input_ids) for row in rows))
     padded: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
     for row in rows:
@@ -30,9 +30,7 @@ class Padding:
     def batch(self, rows: list[Encoded]) -> dict[str, Any]:
         import torch
 
-        return {
-            name: torch.tensor(values) for name, values in pad_rows(rows, self._pad_id, self._length).items()
-        }
+        return {name: torch.tensor(values) for name, values in pad_rows(rows, self._pad_id, self._length).items()}
 
 
 class StepDataset:

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent, and the newest of them that this job may continue from. Stdlib only.
 
 A checkpoint is written to tmp-checkpoint-N, marked and then renamed to checkpoint-N. The marker, written last, lists
-every file with its size: a kill in the middle leaves a tmp- folder, and a half-synced copy in S3 does not match its marker.
+every file with its size: a kill in the middle leaves a tmp- folder, and a half-synced copy does not match its marker.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def list_checkpoints(root: Path) -> list[Checkpoint]:
     """By step number: as names, checkpoint-908 would come after checkpoint-1000."""
     folders = root.iterdir() if root.is_dir() else []
     named = ((path, NAME.fullmatch(path.name)) for path in folders if path.is_dir())
-    return sorted(
-        (Checkpoint(path, int(match[1])) for path, match in named if match), key=lambda found: found.step
-    )
+    return sorted((Checkpoint(path, int(match[1])) for path, match in named if match), key=lambda found: found.step)
 
 
 def find_damage(found: Checkpoint) -> str:
@@ -109,8 +107,8 @@ def _check_origin(found: Checkpoint, origin: Origin) -> None:
     for what, name in (("recipe", "recipe_digest"), ("data", "data_digest")):
         if marker.get(name) != getattr(origin, name):
             raise CheckpointError(
-                f"{found.path} belongs to another {what}: it was saved with {name} {str(marker.get(name))[:12]}, this job has "
-                f"{getattr(origin, name)[:12]}. Give the run another name, or start it afresh with --fresh."
+                f"{found.path} belongs to another {what}: it was saved with {name} {str(marker.get(name))[:12]}, this "
+                f"job has {getattr(origin, name)[:12]}. Give the run another name, or start it afresh with --fresh."
             )
 
 

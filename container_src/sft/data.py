@@ -18,9 +18,7 @@ from .failure import JobError
 
 IGNORED = -100  # the label of a token that is not trained, as torch's cross entropy spells it
 ROLES = ("system", "user", "assistant", "tool")
-SHAPES = (
-    '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}'
-)
+SHAPES = '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}'
 
 Shape = Literal["text", "completion", "messages"]
 
@@ -72,9 +70,7 @@ def find_files(path: Path) -> list[Path]:
     """A channel's files: the file itself, or every *.jsonl of a folder, by name."""
     files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
     if not files:
-        raise JobError(
-            f"{path} holds no *.jsonl file. Put the channel's rows into one, a JSON object per line."
-        )
+        raise JobError(f"{path} holds no *.jsonl file. Put the channel's rows into one, a JSON object per line.")
     return files
 
 
@@ -159,13 +155,9 @@ def _check_message(row: Row, number: int, message: Any) -> None:
     if message["role"] not in ROLES:
         raise row.refuse(f"message {number} has the role {message['role']!r}. Use one of {', '.join(ROLES)}.")
     if not isinstance(message["content"], str):
-        raise row.refuse(
-            f'the "content" of message {number} is {_kind(message["content"])}. It must be text.'
-        )
+        raise row.refuse(f'the "content" of message {number} is {_kind(message["content"])}. It must be text.')
     if message["role"] == "assistant" and not message["content"].strip():
-        raise row.refuse(
-            f'the "content" of message {number}, the assistant\'s, is empty. Fix the row or drop it.'
-        )
+        raise row.refuse(f'the "content" of message {number}, the assistant\'s, is empty. Fix the row or drop it.')
 
 
 def _kind(value: Any) -> str:
@@ -198,7 +190,7 @@ def _with_end(text: str, tokenizer: Any) -> list[Piece]:
 
 
 def _render_messages(row: Row, tokenizer: Any, train_all: bool) -> list[Piece]:
-    """The assistant's turns are what the template adds to everything before them, opening words of the turn excluded."""
+    """The assistant's turns are what the template adds to all before them, opening words of the turn excluded."""
     messages = row.fields["messages"]
     pieces: list[Piece] = []
     done = ""
@@ -234,8 +226,8 @@ def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, str]], *,
 def _added(row: Row, before: str, after: str) -> str:
     if not after.startswith(before):
         raise row.refuse(
-            "the model's chat template rewrites earlier turns when a later one follows, so the assistant's tokens cannot be "
-            "told apart. Split the conversation into rows with one answer each, or use prompt and completion."
+            "the model's chat template rewrites earlier turns when a later one follows, so the assistant's tokens "
+            "cannot be told apart. Split the conversation into rows with one answer each, or use prompt and completion."
         )
     return after[len(before) :]
 
@@ -258,8 +250,8 @@ def encode(row: Row, tokenizer: Any, config: TrainConfig) -> Encoded:
     encoded = _cut(ids, labels, config.max_length)
     if not encoded.trained:
         raise row.refuse(
-            f"no token of its answer is left after the cut at max_length = {config.max_length} ({len(ids)} tokens in all). "
-            "Raise max_length, or shorten or drop the row."
+            f"no token of its answer is left after the cut at max_length = {config.max_length} ({len(ids)} tokens in "
+            "all). Raise max_length, or shorten or drop the row."
         )
     return encoded
 

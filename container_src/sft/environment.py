@@ -66,15 +66,13 @@ def process_count(environ: MutableMapping[str, str]) -> int:
 
 
 def _take_one_gpu(environ: MutableMapping[str, str]) -> None:
-    """One process drives one GPU. Trainer would spread over all it sees with DataParallel: slow, and another batch size."""
+    """One process drives one GPU. Trainer would spread over all by DataParallel: slow, and another batch size."""
     if process_count(environ) > 1 or not has_gpu():
         return
     visible = environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
     environ["CUDA_VISIBLE_DEVICES"] = visible[0]
     if len(visible) > 1:
-        say(
-            f"One process uses one GPU: {visible[0]} of {','.join(visible)}. Start train.py with torchrun to use them all."
-        )
+        say(f"One process uses one GPU: {visible[0]} of {','.join(visible)}. torchrun starts one process for each.")
 
 
 def import_libraries() -> float:

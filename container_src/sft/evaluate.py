@@ -37,9 +37,7 @@ def sum_tokens(model: Any, batch: dict[str, Any]) -> Any:
     import torch
     from torch.nn import functional
 
-    logits = model(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-    ).logits
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
     labels = batch["labels"][:, 1:]
     trained = labels != IGNORED
     # only the trained places: float32 copies of all logits would be the largest tensors of the step
@@ -61,9 +59,7 @@ def score(model: Any, rows: list[Encoded], padding: Padding, size: int, accelera
         for group in split_rows(sorted(share, key=lambda row: len(row.input_ids)), size):
             batch = {name: tensor.to(accelerator.device) for name, tensor in padding.batch(group).items()}
             loss, right = sum_tokens(model, batch)
-            sums += torch.stack(
-                [loss.double(), right.double(), sums.new_tensor(sum(row.trained for row in group))]
-            )
+            sums += torch.stack([loss.double(), right.double(), sums.new_tensor(sum(row.trained for row in group))])
     loss_sum, right_sum, tokens = accelerator.reduce(sums, reduction="sum").tolist()
     return Score(loss_sum / tokens, right_sum / tokens, int(tokens))
 

@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from .config import ConfigError
+
 LIMIT = 1024
 
 
@@ -56,8 +58,8 @@ def _is_version_mismatch(error: BaseException, text: str) -> bool:
 KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
     (
         _is_out_of_memory,
-        "Out of memory. Halve per_device_train_batch_size and double gradient_accumulation_steps (the same step in less "
-        "memory), set gradient_checkpointing = true, lower max_length, or take an instance with more memory.",
+        "Out of memory. Halve per_device_train_batch_size and double gradient_accumulation_steps (the same step in "
+        "less memory), set gradient_checkpointing = true, lower max_length, or take an instance with more memory.",
     ),
     (
         _is_disk_full,
@@ -74,8 +76,8 @@ KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
     ),
     (
         _is_no_network,
-        "The model could not be downloaded: no network reaches the Hub from here. Pass the base model as a channel, use a "
-        "local folder, or train the stand-in with --smoke.",
+        "The model could not be downloaded: no network reaches the Hub from here. Pass the base model as a channel, "
+        "use a local folder, or train the stand-in with --smoke.",
     ),
     (
         _is_version_mismatch,
@@ -87,7 +89,7 @@ KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
 
 def explain(error: BaseException) -> str:
     """What happened and what to do next, from the error or whatever caused it."""
-    if isinstance(error, JobError) or type(error).__name__ == "ConfigError":
+    if isinstance(error, (JobError, ConfigError)):
         return str(error)
     for cause in _causes(error):
         text = str(cause).lower()
@@ -98,7 +100,7 @@ def explain(error: BaseException) -> str:
 
 
 def report(error: BaseException, folder: Path) -> None:
-    """Write the failure file and, for what is not a plain refusal, the traceback; the first process to fail is quoted."""
+    """Write the failure file and, unless it is a plain refusal, the traceback. The first process to fail is quoted."""
     sentence = explain(error)
     if sentence != str(error):
         traceback.print_exception(error, file=sys.stderr)

@@ -59,7 +59,8 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     if stand_in is not None:
         base = make_stand_in(base, config, train_rows, Path(stand_in.name))
         say(
-            f"Stand-in: a small random model of the family of {config.model_name_or_path}. Its adapter is of no use elsewhere."
+            f"Stand-in: a small random model of the family of {config.model_name_or_path}. "
+            "Its adapter is of no use elsewhere."
         )
     tokenizer = load_tokenizer(base, config)
     model = attach_adapters(load_base(base, config), base, config, paths)
@@ -81,7 +82,8 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     )
     _say_optimizer(config)
     say(
-        f"Training: {schedule.total} steps, {schedule.per_epoch} an epoch, {config.effective_batch_size} rows a step and process."
+        f"Training: {schedule.total} steps, {schedule.per_epoch} an epoch, "
+        f"{config.effective_batch_size} rows a step and process."
     )
     if resume is not None:
         say(f"Resuming after step {resume.step} from {resume.path.name}.")
@@ -109,9 +111,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     if is_first_process():
         reason = stopping.reason or "another process of the job was asked to stop"
         manifest = make_manifest(config, origin, base, model, schedule, done, reason)
-        save_artifact(
-            paths.output, model, tokenizer, metrics, manifest, Path(stand_in.name) if stand_in else None
-        )
+        save_artifact(paths.output, model, tokenizer, metrics, manifest, Path(stand_in.name) if stand_in else None)
         _say_outcome(manifest, metrics, paths.output)
     if stand_in is not None:
         stand_in.cleanup()
@@ -159,7 +159,8 @@ def _say_optimizer(config: TrainConfig) -> None:
 
     if config.optim in UNPAGED and not torch.cuda.is_available():
         say(
-            f"Optimizer: {config.optim} as plain {UNPAGED[config.optim]}, since a CPU has nothing to page to: the same arithmetic."
+            f"Optimizer: {config.optim} as plain {UNPAGED[config.optim]}, since a CPU has nothing to page to. "
+            "The arithmetic is the same."
         )
     else:
         say(f"Optimizer: {config.optim}.")
@@ -169,6 +170,7 @@ def _say_outcome(manifest: dict[str, Any], metrics: dict[str, Any], output: Path
     why = f" ({manifest['reason']})" if manifest["reason"] else ""
     steps = f"{manifest['steps_done']} of {manifest['steps_total']} steps"
     say(
-        f"Outcome: {manifest['outcome']}{why} after {steps}, {metrics['seconds']} s, {metrics['peak_memory_gib']} GiB at most."
+        f"Outcome: {manifest['outcome']}{why} after {steps}, {metrics['seconds']} s, "
+        f"{metrics['peak_memory_gib']} GiB at most."
     )
     say(f"The adapter is in {output}.")

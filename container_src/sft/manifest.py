@@ -55,9 +55,7 @@ def make_manifest(
             "where": "the folder base/ of this artifact"
             if config.smoke
             else "the Hub, or the folder or channel of that name",
-            "why": "a stand-in exists nowhere else, and the adapter fits nothing but it"
-            if config.smoke
-            else "",
+            "why": "a stand-in exists nowhere else, and the adapter fits nothing but it" if config.smoke else "",
             "revision": config.model_revision,
             "held_as": describe_quantisation(model.get_base_model()),
         },

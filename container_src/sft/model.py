@@ -61,9 +61,7 @@ def load_tokenizer(base: Base, config: TrainConfig) -> Any:
             base.source, revision=base.revision or "main", trust_remote_code=False
         )
     if tokenizer.eos_token is None:
-        raise ModelError(
-            f"The tokenizer of {base.source} has no end token, so the model could not learn to stop."
-        )
+        raise ModelError(f"The tokenizer of {base.source} has no end token, so the model could not learn to stop.")
     tokenizer.padding_side = "right"
     if config.pad_token:
         tokenizer.add_special_tokens({"pad_token": config.pad_token})
@@ -86,9 +84,7 @@ def choose_dtype(config: TrainConfig) -> Any:
     import torch
 
     if config.compute_dtype != "auto":
-        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[
-            config.compute_dtype
-        ]
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[config.compute_dtype]
     if not torch.cuda.is_available():
         return torch.float32
     # is_bf16_supported() counts emulation: a T4 would say yes and run many times slower
@@ -174,9 +170,7 @@ def attach_adapters(model: Any, base: Base, config: TrainConfig, paths: Paths) -
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, lora)
-    adapted.peft_config[
-        "default"
-    ].base_model_name_or_path = base.name  # peft puts the folder it was loaded from
+    adapted.peft_config["default"].base_model_name_or_path = base.name  # peft puts the folder it was loaded from
     return adapted
 
 
@@ -195,9 +189,7 @@ def _check_targets(model: Any, config: TrainConfig) -> None:
     missing = [name for name in config.target_modules if name not in present]
     if missing:
         linear = {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if "Linear" in type(module).__name__
+            name.rpartition(".")[2] for name, module in model.named_modules() if "Linear" in type(module).__name__
         }
         raise ModelError(
             f"lora_target_modules names {', '.join(missing)}, which this model does not have. "

@@ -41,9 +41,7 @@ class Family(NamedTuple):
 
     @property
     def specials(self) -> list[str]:
-        return list(
-            dict.fromkeys(token for token in (self.pad, self.eos, self.bos, self.unk, *self.others) if token)
-        )
+        return list(dict.fromkeys(token for token in (self.pad, self.eos, self.bos, self.unk, *self.others) if token))
 
 
 LLAMA = Family(BARS, eos="</s>", bos="<s>", unk="<unk>")
@@ -73,8 +71,8 @@ def _find_config(base: Base, config: TrainConfig) -> dict[str, Any]:
     file = Path(base.source) / "config.json"
     if not file.is_file():
         raise ModelError(
-            f"The architecture of {config.model_name_or_path} is not known offline, so there is no stand-in for it. Set "
-            "model.family to one of the shipped recipes' models, or use a model folder."
+            f"The architecture of {config.model_name_or_path} is not known offline, so there is no stand-in for it. "
+            "Set model.family to one of the shipped recipes' models, or use a model folder."
         )
     return dict(json.loads(file.read_text(encoding="utf-8")))
 

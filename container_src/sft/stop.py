@@ -21,9 +21,7 @@ class Stopping:
         self.reason = ""
 
     def on_signal(self, number: int, frame: object) -> None:
-        self.reason = (
-            self.reason or f"{signal.Signals(number).name} received (a stop, a time limit or an interruption)"
-        )
+        self.reason = self.reason or f"{signal.Signals(number).name} received (a stop, a time limit or an interruption)"
 
     def watch_clock(self, max_runtime_s: int) -> None:
         """Stop before SageMaker does: it counts the upload too, and SIGTERM may not reach this process at all."""

@@ -2,14 +2,13 @@
 
 Trainer's loop sees one batch per step, which holds all micro-batches of it. So the loss of a step is averaged over its
 trained tokens exactly, however they are split; a resume continues at a step, never inside one (Trainer 4.56 loses an
-epoch's last, shorter accumulation after a resume in that epoch); and a faster way to run a whole step has one place to go.
+epoch's last, shorter accumulation after a resume in that epoch); and a faster way to run a step has one place to go.
 """
 
 # heavy imports at module level: job.py imports this module only when the training begins, and the classes here inherit
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import shutil
 import time
@@ -20,6 +19,7 @@ import torch  # noqa: TID253
 import transformers  # noqa: TID253
 import trl  # noqa: TID253
 
+from .arguments import make_arguments
 from .batches import Padding, StepDataset
 from .checkpoint import Origin, prune, publish, staging_folder
 from .config import TrainConfig
@@ -34,112 +34,10 @@ from .stop import Stopping
 # a save at least this often, so that a lost machine never costs more
 SAVE_AT_LEAST_EVERY_S = 600.0
 
-# what other versions call an argument
-RENAMED = {
-    "max_length": "max_seq_length",
-    "eval_strategy": "evaluation_strategy",
-    "use_cpu": "no_cuda",
-}
-# arguments that a version may lack without any change to the result, and why
-MAY_LACK = {
-    "save_safetensors": "newer ones write nothing else",
-    "average_tokens_across_devices": "our step averages by itself",
-    "group_by_length": "our dataset sets the order",
-    "logging_dir": "newer ones read it from the environment",
-    "max_length": "rows come cut already",
-    "completion_only_loss": "labels come made already",
-    "assistant_only_loss": "labels come made already",
-    "padding_free": "our collator pads",
-    "loss_type": "our step computes the loss",
-    "activation_offloading": "off is the only behaviour of those that lack it",
-    "use_liger_kernel": "off is the only behaviour of those that lack it",
-}
 METRIC_ORDER = (
     "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy", "tokens_per_second", "samples_per_second",
     "steps_per_second", "eta_s", "eval_loss", "eval_perplexity", "eval_mean_token_accuracy", "eval_tokens",
 )  # fmt: skip
-
-
-class VersionError(JobError):
-    """The installed libraries cannot do what the recipe asks."""
-
-
-def make_arguments(
-    config: TrainConfig, schedule: Schedule, paths: Paths, dtype: torch.dtype
-) -> trl.SFTConfig:
-    """Every argument that matters, since defaults differ between versions; what our step does itself is turned off."""
-    cuda = torch.cuda.is_available()
-    wanted = {
-        "output_dir": str(paths.checkpoints),
-        # one batch is one step, see StepDataset
-        "per_device_train_batch_size": 1,
-        "per_device_eval_batch_size": config.per_device_eval_batch_size,
-        "gradient_accumulation_steps": 1,
-        "max_steps": schedule.total,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": config.lr_scheduler_type,
-        "warmup_steps": schedule.warmup_steps,
-        "optim": config.optim,
-        "weight_decay": config.weight_decay,
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.999,
-        "adam_epsilon": 1e-8,
-        "max_grad_norm": config.max_grad_norm,
-        "bf16": dtype == torch.bfloat16,
-        "fp16": dtype == torch.float16,
-        "use_cpu": not cuda,
-        "seed": config.seed,
-        "data_seed": config.seed,
-        # done by us: checkpointing in load_base, everything after a step in AfterStep
-        "gradient_checkpointing": False,
-        "logging_strategy": "no",
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "save_safetensors": True,
-        "load_best_model_at_end": False,
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "log_level": "error",
-        "report_to": [config.report_to],
-        "logging_dir": str(paths.output / "tensorboard"),
-        "remove_unused_columns": False,
-        "dataloader_num_workers": 0,
-        "dataloader_pin_memory": False,
-        "group_by_length": False,
-        "average_tokens_across_devices": False,
-        "auto_find_batch_size": False,
-        "label_smoothing_factor": 0.0,
-        "neftune_noise_alpha": None,
-        "torch_compile": False,
-        "use_liger_kernel": False,
-        "ddp_find_unused_parameters": False,
-        "push_to_hub": False,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "max_length": config.max_length,
-        "packing": False,
-        "padding_free": False,
-        "completion_only_loss": False,
-        "assistant_only_loss": False,
-        "loss_type": "nll",
-        "activation_offloading": False,
-    }
-    accepted = {item.name for item in dataclasses.fields(trl.SFTConfig)}
-    return trl.SFTConfig(**fit_keywords(wanted, accepted))
-
-
-def fit_keywords(wanted: dict[str, Any], accepted: set[str]) -> dict[str, Any]:
-    """The same arguments by the names that this version has; one that changes results is never dropped."""
-    fitted = {}
-    for name, value in wanted.items():
-        known = name if name in accepted else RENAMED.get(name, name)
-        if known in accepted:
-            fitted[known] = value
-        elif name not in MAY_LACK:
-            raise VersionError(
-                f"trl {trl.__version__} with transformers {transformers.__version__} has no argument {name}, which changes the "
-                "result. Use an image from the launcher's table of known images."
-            )
-    return fitted
 
 
 class Meter:
@@ -244,9 +142,7 @@ class MetricLines(transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._file.start(_select(line) for line in state.log_history if _is_metric(line))
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not logs or not _is_metric(logs):
             return
         values = _select({**logs, "step": state.global_step})
@@ -331,9 +227,7 @@ class StepTrainer(trl.SFTTrainer):
     ) -> dict[str, float]:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         with self.meter.paused():
-            found = score(
-                self.model, rows, self._padding, self._config.per_device_eval_batch_size, self.accelerator
-            )
+            found = score(self.model, rows, self._padding, self._config.per_device_eval_batch_size, self.accelerator)
         metrics = found.as_metrics(metric_key_prefix)
         self.latest_score = (self.state.global_step, dict(metrics))
         self.log(dict(metrics))
@@ -364,7 +258,7 @@ class StepTrainer(trl.SFTTrainer):
             self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Adapters alone: Trainer's own adds a pickle of its arguments, and peft asks the Hub whether the vocabulary grew."""
+        """Adapters alone: Trainer's own adds a pickle of its arguments, and peft asks the Hub about the vocabulary."""
         self.accelerator.unwrap_model(self.model).save_pretrained(
             output_dir or self.args.output_dir, safe_serialization=True, save_embedding_layers=False
         )
@@ -379,7 +273,7 @@ def _only_item(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _prepared_already(model: Any) -> Iterator[None]:
-    """Keep trl from preparing a quantised model again: it would freeze the adapters and change the dtypes of the rest."""
+    """Keep trl from preparing a quantised model again: it would freeze the adapters and turn the rest to float32."""
     base = model.get_base_model()
     quantised = getattr(base, "is_loaded_in_4bit", False)
     base.is_loaded_in_4bit = False

@@ -30,7 +30,9 @@ def test_completion_and_end_are_trained_and_the_prompt_is_not(tokenizers: dict[s
     encoded = encode(_row(prompt="What helps?", completion=" Rest."), tokenizer, TrainConfig())
     assert _trained_text(encoded, tokenizer) == " Rest." + tokenizer.eos_token
     assert encoded.labels[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode(encoded.input_ids) == (tokenizer.bos_token or "") + "What helps? Rest." + tokenizer.eos_token
+    assert (
+        tokenizer.decode(encoded.input_ids) == (tokenizer.bos_token or "") + "What helps? Rest." + tokenizer.eos_token
+    )
     assert encoded.ends and not encoded.truncated
 
 
@@ -92,7 +94,9 @@ def test_a_cut_row_is_counted_and_one_without_an_answer_left_is_refused(tokenize
     cut = encode(row, tokenizers["qwen2"], TrainConfig(max_length=30))
     assert len(cut.input_ids) == len(cut.labels) == 30
     assert cut.truncated and not cut.ends
-    with pytest.raises(RowError, match=r"train.jsonl:7: no token of its answer is left after the cut at max_length = 3"):
+    with pytest.raises(
+        RowError, match=r"train.jsonl:7: no token of its answer is left after the cut at max_length = 3"
+    ):
         encode(row, tokenizers["qwen2"], TrainConfig(max_length=3))
 
 

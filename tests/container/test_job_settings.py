@@ -6,13 +6,13 @@ import errno
 import json
 import math
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from container_src.sft import failure
+from container_src.sft.arguments import VersionError, fit_keywords
 from container_src.sft.config import ConfigError, TrainConfig, encode, parse_args
 from container_src.sft.data import RowError
 from container_src.sft.log import MetricsFile, metric_line
@@ -21,7 +21,9 @@ from container_src.sft.stop import Stopping
 
 
 def test_hyperparameters_survive_the_command_line() -> None:
-    config = TrainConfig(smoke=True, learning_rate=1e-3, max_steps=7, lora_target_modules="q_proj,v_proj", git_revision="abc")
+    config = TrainConfig(
+        smoke=True, learning_rate=1e-3, max_steps=7, lora_target_modules="q_proj,v_proj", git_revision="abc"
+    )
     argv = [text for name, value in encode(config).items() for text in (f"--{name}", str(value))]
     assert parse_args(argv) == config
     assert config.target_modules == ["q_proj", "v_proj"]
@@ -133,7 +135,9 @@ def test_the_first_failure_is_kept_and_an_earlier_attempts_is_cleared(tmp_path: 
 
 def test_metric_lines_hold_plain_numbers() -> None:
     values: dict[str, Any] = {"loss": 2.123456789, "learning_rate": 2e-5, "eta_s": 12, "grad_norm": math.nan}
-    assert metric_line(10, 200, values) == "[metrics] step=10/200 loss=2.12346 learning_rate=2e-05 eta_s=12 grad_norm=nan"
+    assert (
+        metric_line(10, 200, values) == "[metrics] step=10/200 loss=2.12346 learning_rate=2e-05 eta_s=12 grad_norm=nan"
+    )
 
 
 def test_the_metrics_file_continues_after_a_resume(tmp_path: Path) -> None:
@@ -144,17 +148,8 @@ def test_the_metrics_file_continues_after_a_resume(tmp_path: Path) -> None:
     assert lines == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": "inf"}]
 
 
-def test_renamed_arguments_are_translated_and_none_is_dropped_in_silence(fit_keywords: Callable[..., Any]) -> None:
-    from container_src.sft.trainer import VersionError
-
+def test_renamed_arguments_are_translated_and_none_is_dropped_in_silence() -> None:
     assert fit_keywords({"max_length": 5, "seed": 1}, {"max_seq_length", "seed"}) == {"max_seq_length": 5, "seed": 1}
     assert fit_keywords({"save_safetensors": True}, set()) == {}
     with pytest.raises(VersionError, match="no argument max_grad_norm, which changes the result"):
         fit_keywords({"max_grad_norm": 0.3}, {"seed"})
-
-
-@pytest.fixture
-def fit_keywords() -> Callable[..., Any]:
-    from container_src.sft import trainer
-
-    return trainer.fit_keywords

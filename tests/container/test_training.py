@@ -60,15 +60,15 @@ def _finish(base: Path, process: subprocess.Popen[str], stop_after: int = 0) -> 
     lines: list[str] = []
     killer = threading.Timer(DEADLINE_S, process.kill)
     killer.start()
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line)
-        if stop_after and line.startswith(f"[metrics] step={stop_after}/"):
-            assert int((base / "output" / "pid").read_text()) == process.pid
-            process.send_signal(signal.SIGTERM)
-    code = process.wait()
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            if stop_after and line.startswith(f"[metrics] step={stop_after}/"):
+                assert int((base / "output" / "pid").read_text()) == process.pid
+                process.send_signal(signal.SIGTERM)
     killer.cancel()
-    return Run(base, code, "".join(lines))
+    return Run(base, process.returncode, "".join(lines))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,8 @@ def test_artifact_holds_adapter_tokenizer_numbers_and_no_pickle(whole: Run) -> N
     names = {str(path.relative_to(whole.model)) for path in whole.model.rglob("*") if path.is_file()}
     assert {
         "adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja", "metrics.json", "metrics.jsonl", "manifest.json", "base/config.json", "base/model.safetensors",
+        "chat_template.jinja", "metrics.json", "metrics.jsonl", "manifest.json", "base/config.json",
+        "base/model.safetensors",
     } <= names  # fmt: skip
     assert {Path(name).suffix for name in names} <= {".json", ".jsonl", ".safetensors", ".jinja"}
 
@@ -150,7 +151,8 @@ import math, torch, transformers
 from peft import PeftModel
 base = transformers.AutoModelForCausalLM.from_pretrained("base")
 tokenizer = transformers.AutoTokenizer.from_pretrained(".")
-ids = tokenizer("Question 1: what helps against rash of the elbow?\\nAnswer: Rest the elbow.", return_tensors="pt").input_ids
+row = "Question 1: what helps against rash of the elbow?\\nAnswer: Rest the elbow."
+ids = tokenizer(row, return_tensors="pt").input_ids
 with torch.no_grad():
     before = base(ids, labels=ids).loss.item()
     tuned = PeftModel.from_pretrained(base, ".")
