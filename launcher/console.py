@@ -111,22 +111,22 @@ def track(name: str, size: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def follow(lines: Iterable[str]) -> None:
-    """A log as it comes: metric lines move a progress bar on a terminal, and are printed as they are elsewhere."""
+def follow(lines: Iterable[str], emit: Callable[[str], None]) -> None:
+    """A log as it comes, by `emit`; on a terminal metric lines move a progress bar instead of being printed."""
     if not sys.stderr.isatty():
         for line in lines:
-            data(line)
+            emit(line)
         return
     with _training_bar() as bar:
         task = bar.add_task("starting", total=None, numbers="")
         for line in lines:
             found = parse_metrics(line)
-            if found is None and sys.stdout.isatty():
-                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-            elif found is None:
-                data(line)
-            else:
+            if found is not None:
                 _advance(bar, task, found)
+            elif sys.stdout.isatty() or emit is say:
+                bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            else:
+                emit(line)
 
 
 def _training_bar() -> Progress:

@@ -107,7 +107,7 @@ def make_plan(recipe: Recipe, name: str | None = None, *, now: datetime | None =
     run = _check_run_name(name) if name else _as_run_name(recipe.name)
     stamp = (now or datetime.now(UTC)).strftime(STAMP_FORMAT)
     channels = _make_channels(recipe)
-    bundle = make_bundle(source_folder(), tuple(_resolve(recipe, file) for file in recipe.code.files))
+    bundle = make_bundle(source_folder(), tuple(recipe.resolve(file) for file in recipe.code.files))
     gpus = _count_gpus(recipe)
     image = None if recipe.image.uri else images.image_named(recipe.image.version)
     return Plan(
@@ -147,13 +147,9 @@ def _as_run_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:RUN_NAME_LIMIT].strip("-") or "my-run"
 
 
-def _resolve(recipe: Recipe, path: str) -> Path:
-    return recipe.folder / Path(path).expanduser()
-
-
 def _make_channels(recipe: Recipe) -> tuple[Channel, ...]:
     channels = [
-        rows_channel(name, _resolve(recipe, path))
+        rows_channel(name, recipe.resolve(path))
         for name in ("train", "eval", "test")
         if (path := getattr(recipe.data, name))
     ]
@@ -161,20 +157,20 @@ def _make_channels(recipe: Recipe) -> tuple[Channel, ...]:
     if recipe.model.s3:
         channels.append(s3_channel("model", recipe.model.s3))
     elif _is_folder(recipe, base):
-        channels.append(folder_channel("model", _resolve(recipe, base), wants="config.json"))
+        channels.append(folder_channel("model", recipe.resolve(base), wants="config.json"))
     if adapter := recipe.model.adapter:
         from_s3 = adapter.startswith("s3://")
         channels.append(
             s3_channel("adapter", adapter)
             if from_s3
-            else folder_channel("adapter", _resolve(recipe, adapter), wants="adapter_config.json")
+            else folder_channel("adapter", recipe.resolve(adapter), wants="adapter_config.json")
         )
     return tuple(channels)
 
 
 def _is_folder(recipe: Recipe, model: str) -> bool:
     """A folder where there is one, or where the spelling can mean nothing else; a Hub id has at most one slash."""
-    return _resolve(recipe, model).is_dir() or model.startswith(("/", "./", "../", "~"))
+    return recipe.resolve(model).is_dir() or model.startswith(("/", "./", "../", "~"))
 
 
 def _count_gpus(recipe: Recipe) -> int:

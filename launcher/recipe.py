@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from launcher.errors import RecipeError
 
 Place = Literal["aws", "local"]
 SHIPPED_DEFAULT = "qwen2.5-1.5b-medical"
+PATH_KEYS = {"data.train", "data.eval", "data.test", "model.id", "model.adapter"}
 SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code")
 # A random model needs a far higher rate than a trained one to learn anything in 20 steps.
 SMOKE_OVERRIDES: Mapping[str, Any] = {
@@ -119,7 +121,21 @@ class Recipe:
         return html_table(["key", "value", "from"], self.rows())
 
     def rows(self) -> list[tuple[str, str, str]]:
-        return [(key, format_value(self.value(key)), self.origins.get(key, "default")) for key in KEYS]
+        """Each key, its value and where it came from; paths in full, so that a printed recipe works anywhere."""
+        return [(key, format_value(self._portable(key)), self.origins.get(key, "default")) for key in KEYS]
+
+    def resolve(self, path: str) -> Path:
+        """A path of this recipe, which starts at the recipe's folder."""
+        return self.folder / Path(path).expanduser()
+
+    def _portable(self, key: str) -> Any:
+        value = self.value(key)
+        if key in PATH_KEYS and value and not value.startswith("s3://"):
+            path = self.resolve(value)
+            return os.path.normpath(path) if key != "model.id" or path.is_dir() else value
+        if key == "code.files":
+            return tuple(os.path.normpath(self.resolve(file)) for file in value)
+        return value
 
 
 OWNERS: dict[str, Any] = {

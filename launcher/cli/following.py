@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def follow(job: Job) -> int:
-    """Until the job is over. Ctrl-C ends the following, never the job."""
+def follow(job: Job, *, as_data: bool) -> int:
+    """Until the job is over. Ctrl-C ends the following, never the job. The log is what `logs` was asked for, else talk."""
     from launcher import console
 
     try:
-        console.follow(job.logs(follow=True))
+        console.follow(job.logs(follow=True), console.data if as_data else console.say)
     except KeyboardInterrupt:
         console.say(
             f"{job.name} goes on without you; `launcher logs -f {job.name}` follows it again, "

@@ -64,7 +64,7 @@ def run_logs(args: argparse.Namespace) -> int:
         for line in job.logs():
             console.data(line)
         return 0
-    code = follow(job)
+    code = follow(job, as_data=True)
     if code == 0:
         job.check(job.state())
     return code

@@ -152,7 +152,7 @@ def run_submit(args: argparse.Namespace) -> int:
         console.data(job.name)
         console.say(f"  -> `launcher logs -f {job.name}` follows it")
         return 0
-    code = follow(job)
+    code = follow(job, as_data=False)
     return code if code == INTERRUPTED else finish(job, args.out or Path(plan.recipe.output.dir) / job.name, args.json)
 
 
