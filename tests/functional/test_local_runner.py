@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import io
@@ -44,6 +45,7 @@ class Site:
         self.book = JobBook(self.root / "jobs.sqlite")
         self.store = ObjectStore(self.root / "s3")
         self.store.create_bucket(BUCKET)
+        self.runners: dict[str, subprocess.Popen[bytes]] = {}
 
     def put(self, key: str, content: str) -> None:
         self.store.put(BUCKET, key, io.BytesIO(content.encode()))
@@ -111,7 +113,7 @@ class Site:
         folder.mkdir(parents=True)
         command = [sys.executable, "-m", "launcher.local.runner", "--root", str(self.root)]
         with (folder / "runner.log").open("ab") as log:
-            return subprocess.Popen(
+            self.runners[job] = subprocess.Popen(
                 [*command, "--endpoint-url", NO_ENDPOINT, "--grace", str(grace_s), job],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -119,15 +121,22 @@ class Site:
                 start_new_session=True,
                 **options,
             )
+        return self.runners[job]
+
+    def close(self) -> None:
+        """Leave no process behind, however a test ended."""
+        for job, runner in self.runners.items():
+            if runner.poll() is None:
+                self.ask(job, "stop", runner)
+                runner.wait(DEADLINE_S)
+        self.book.close()
+        self.store.close()
 
     def run(self, job: str, **options: Any) -> dict[str, Any]:
         return self.finish(job, self.start(job, **options))
 
     def finish(self, job: str, runner: subprocess.Popen[bytes]) -> dict[str, Any]:
-        try:
-            assert runner.wait(DEADLINE_S) == 0, self.runner_log(job)
-        finally:
-            runner.kill()
+        assert runner.wait(DEADLINE_S) == 0, self.runner_log(job)
         assert not (self.root / "jobs" / job / "opt").exists()
         return self.book.get(job)
 
@@ -172,8 +181,9 @@ def channel(name: str, uri: str, data_type: str = "S3Prefix", **more: str) -> di
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path / "local")
+def site(tmp_path: Path) -> Iterator[Site]:
+    with contextlib.closing(Site(tmp_path / "local")) as made:
+        yield made
 
 
 # One job that tells what it was given
@@ -227,6 +237,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reported]:
     assert document["TrainingJobStatus"] == "Completed", (document, site.log(job), site.runner_log(job))
     report = json.loads(site.read_archive("output/report/output/model.tar.gz")["report.json"])
     yield Reported(site, document, report, before)
+    site.close()
 
 
 def test_job_completes_with_artifacts_and_aws_fields(reported: Reported) -> None:
@@ -353,14 +364,15 @@ def test_last_value_of_each_metric_is_final(reported: Reported) -> None:
 
 
 @pytest.fixture(scope="module")
-def failed(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Three jobs at once, each with a runner of its own, in one state folder."""
     site = Site(tmp_path_factory.mktemp("failed") / "local")
     ways = ("raise", "exit", "kill")
     jobs = [site.add_training(how, "fails.py", HyperParameters={"how": how}) for how in ways]
     for job, runner in [(job, site.start(job)) for job in jobs]:
         site.finish(job, runner)
-    return site
+    yield site
+    site.close()
 
 
 @pytest.mark.parametrize(
@@ -674,8 +686,7 @@ def test_disk_that_is_really_full(tmp_path: Path) -> None:
         job = site.add_shell("full", "echo never", InputDataConfig=[channel("train", f"s3://{BUCKET}/data/")])
         reason = site.run(job)["FailureReason"]
         assert os.strerror(errno.ENOSPC) in reason and "Make room" in reason
-        site.book.close()
-        site.store.close()
+        site.close()
     finally:
         subprocess.run(["umount", "--lazy", str(root)], check=True)
 
