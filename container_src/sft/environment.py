@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gc
+import socket
 import time
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from importlib import import_module, metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from .config import TrainConfig
 from .log import say
-from .paths import CONTAINER_BASE
+from .paths import CONTAINER_BASE, Paths
 
 LIBRARIES = (
     "torch",
@@ -24,6 +26,8 @@ LIBRARIES = (
     "tokenizers",
     "safetensors",
 )
+PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+HUB_TIMEOUT_S = 10.0
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -38,12 +42,12 @@ CACHES = {
 }
 
 
-def prepare_environment(config: TrainConfig, environ: MutableMapping[str, str]) -> None:
+def prepare_environment(config: TrainConfig, paths: Paths, environ: MutableMapping[str, str]) -> None:
     """Set what must be set before torch and transformers are imported; what the user set stays."""
     wanted = dict(QUIET)
     if not environ.get("SAGEMAKER_BASE_DIR") and Path(CONTAINER_BASE).is_dir():
         wanted |= CACHES
-    if config.smoke:
+    if not _needs_hub(config, paths) or not _reaches_hub(environ):
         wanted["HF_HUB_OFFLINE"] = "1"
     if not has_gpu():
         # bitsandbytes compiles its kernels for the CPU otherwise: 2 s of imports, then a C++ compiler
@@ -54,6 +58,24 @@ def prepare_environment(config: TrainConfig, environ: MutableMapping[str, str]) 
     for name, value in wanted.items():
         environ.setdefault(name, value)
     _take_one_gpu(environ)
+
+
+def _needs_hub(config: TrainConfig, paths: Paths) -> bool:
+    return not config.smoke and paths.base_model is None and not Path(config.model_name_or_path).is_dir()
+
+
+def _reaches_hub(environ: Mapping[str, str]) -> bool:
+    """Whether the Hub answers. Without a network its client tries each of a model's files again and again: 50 s."""
+    hub = urlsplit(environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    if any(environ.get(name) for name in PROXIES):
+        return True  # only the proxy knows
+    try:
+        port = hub.port or (443 if hub.scheme == "https" else 80)
+        socket.create_connection((hub.hostname, port), timeout=HUB_TIMEOUT_S).close()
+    except OSError as error:
+        say(f"The Hub does not answer ({error}): only what is cached here can be loaded.")
+        return False
+    return True
 
 
 def has_gpu() -> bool:

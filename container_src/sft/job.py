@@ -31,8 +31,8 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     stopping.watch_clock(config.max_runtime_s)
 
     # where everything is, and the rows: whatever is wrong with them is said before anything heavy
-    prepare_environment(config, os.environ)
     paths = resolve_paths(config, os.environ)
+    prepare_environment(config, paths, os.environ)
     train_rows = load_rows(paths.train)
     eval_rows = load_rows(paths.eval) if paths.eval else []
     test_rows = load_rows(paths.test) if paths.test else []

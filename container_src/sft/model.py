@@ -160,7 +160,7 @@ def attach_adapters(model: Any, base: Base, config: TrainConfig, paths: Paths) -
         say(f"Continuing from the adapter in {paths.adapter}; its own rank, alpha and modules hold.")
         with _refusals(base):
             return PeftModel.from_pretrained(model, _folder_with_adapter(paths.adapter), is_trainable=True)
-    _check_targets(model, config)
+    check_targets(model, config)
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -183,7 +183,7 @@ def _folder_with_adapter(folder: Path) -> str:
     return str(found[0].parent)
 
 
-def _check_targets(model: Any, config: TrainConfig) -> None:
+def check_targets(model: Any, config: TrainConfig) -> None:
     """peft passes over a target that does not exist as long as another does: fewer adapters than the recipe says."""
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     missing = [name for name in config.target_modules if name not in present]

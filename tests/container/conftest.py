@@ -51,7 +51,7 @@ def start_training() -> Callable[..., subprocess.Popen[str]]:
         return subprocess.Popen(
             [sys.executable, str(TRAIN), *argv],
             cwd=base,
-            env={**os.environ, "SAGEMAKER_BASE_DIR": str(base), "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "SAGEMAKER_BASE_DIR": str(base)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -16,6 +16,7 @@ from container_src.sft.arguments import VersionError, fit_keywords
 from container_src.sft.config import ConfigError, TrainConfig, encode, parse_args
 from container_src.sft.data import RowError
 from container_src.sft.log import MetricsFile, metric_line
+from container_src.sft.model import ModelError, check_targets
 from container_src.sft.paths import resolve_paths, write_pid
 from container_src.sft.stop import Stopping
 
@@ -153,3 +154,12 @@ def test_renamed_arguments_are_translated_and_none_is_dropped_in_silence() -> No
     assert fit_keywords({"save_safetensors": True}, set()) == {}
     with pytest.raises(VersionError, match="no argument max_grad_norm, which changes the result"):
         fit_keywords({"max_grad_norm": 0.3}, {"seed"})
+
+
+def test_a_module_that_the_model_lacks_is_refused() -> None:
+    import torch
+
+    model = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(2, 2), "norm": torch.nn.LayerNorm(2)})
+    check_targets(model, TrainConfig(lora_target_modules="q_proj"))
+    with pytest.raises(ModelError, match="names wqkv, which this model does not have. It has q_proj."):
+        check_targets(model, TrainConfig(lora_target_modules="q_proj,wqkv"))

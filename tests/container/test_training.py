@@ -205,3 +205,14 @@ def test_a_refusal_is_one_sentence_in_the_failure_file(
     assert run.code == 1
     assert sentence in (tmp_path / "output" / "failure").read_text()
     assert "Traceback" not in run.log
+
+
+def test_a_model_out_of_reach_is_known_soon(
+    tmp_path: Path, make_base: Callable[[Path], Path], start_training: Start
+) -> None:
+    base = make_base(tmp_path / "base")
+    run = _finish(base, start_training(base, max_steps=1))
+    assert run.code == 1
+    assert "The Hub does not answer" in run.log
+    written = (base / "output" / "failure").read_text()
+    assert "no network reaches the Hub" in written and "Qwen/Qwen2.5-1.5B" in written
