@@ -64,6 +64,11 @@ class ContentFolder:
     def open(self, name: str) -> BinaryIO:
         return self._path(name).open("rb")
 
+    def trim(self, name: str, size: int) -> None:
+        """Cut off what a part that broke off left behind the last one."""
+        if self._path(name).stat().st_size > size:
+            os.truncate(self._path(name), size)
+
     def release(self, names: Iterable[str]) -> None:
         """Remove those files that no row names any more; call it after the commit."""
         with self._index.reading() as db:

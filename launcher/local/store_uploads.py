@@ -190,6 +190,8 @@ class Uploads:
             is_in_place = stored.file == parts[0].file
             if not set(parts) <= set(find_parts(db, upload.id)) or is_in_place > lies_whole(db, upload, parts):
                 raise StoreError("InvalidPart", 400, "A part was uploaded while the upload was completed.")
+            if is_in_place:
+                self._content.trim(stored.file, stored.size)
             replaced = put_row(db, stored, conditions)
             files = forget_upload(db, upload.id)
         self._content.release((*replaced, *files))

@@ -421,6 +421,19 @@ def test_part_that_broke_off_can_be_sent_again_to_its_place(store: ObjectStore, 
     assert read(store, "key") == b"b" * PART + b"end"
 
 
+def test_part_that_broke_off_behind_the_last_one_leaves_no_tail(store: ObjectStore, upload: Upload) -> None:
+    def source() -> Iterator[bytes]:
+        yield b"tail"
+        raise ConnectionResetError
+
+    first = send(store, upload, 1, b"a" * PART)
+    with pytest.raises(ConnectionResetError), store.uploads.receiving(upload, 2, PART, source()):
+        pass
+    stored = complete(store, upload, first)
+    assert stored.file == upload.file
+    assert read(store, "key") == b"a" * PART
+
+
 def test_writer_that_hangs_cannot_spoil_the_object(store: ObjectStore, upload: Upload) -> None:
     """A client that gave up on a part and sent it again, while the endpoint still writes the first try."""
     with pytest.raises(StoreError, match="does not exist"), store.uploads.receiving(upload, 1, PART, [b"z"]) as late:
