@@ -154,14 +154,24 @@ def _quantisation(config: TrainConfig, dtype: Any) -> Any:
 
 def attach_adapters(model: Any, base: Base, config: TrainConfig, paths: Paths) -> Any:
     """New adapters, or those of an earlier job to continue from. They are kept in float32 whatever the base is in."""
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel, get_peft_model
 
     if paths.adapter is not None:
         say(f"Continuing from the adapter in {paths.adapter}; its own rank, alpha and modules hold.")
         with _refusals(base):
-            return PeftModel.from_pretrained(model, _folder_with_adapter(paths.adapter), is_trainable=True)
-    check_targets(model, config)
-    lora = LoraConfig(
+            adapted = PeftModel.from_pretrained(model, _folder_with_adapter(paths.adapter), is_trainable=True)
+    else:
+        check_targets(model, config)
+        adapted = get_peft_model(model, _lora(config))
+    # peft puts the folder that the base was loaded from, which ends with the job
+    adapted.peft_config["default"].base_model_name_or_path = base.name
+    return adapted
+
+
+def _lora(config: TrainConfig) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
@@ -169,9 +179,6 @@ def attach_adapters(model: Any, base: Base, config: TrainConfig, paths: Paths) -
         bias=config.lora_bias,
         task_type="CAUSAL_LM",
     )
-    adapted = get_peft_model(model, lora)
-    adapted.peft_config["default"].base_model_name_or_path = base.name  # peft puts the folder it was loaded from
-    return adapted
 
 
 def _folder_with_adapter(folder: Path) -> str:
