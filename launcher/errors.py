@@ -22,11 +22,12 @@ class LauncherError(Exception):
     """The root: a message, a hint that says what to do next, and an exit code."""
 
     exit_code = 1
+    usual_hint = ""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -37,11 +38,11 @@ class InputError(LauncherError):
 
 
 class RecipeError(InputError):
-    pass
+    usual_hint = "`launcher recipe show` lists every key, its value and where that came from."
 
 
 class DataError(InputError):
-    pass
+    usual_hint = "Mend the file and submit again; nothing was uploaded."
 
 
 class RunError(InputError):
@@ -54,6 +55,7 @@ class UnknownJob(InputError):
 
 class CloudError(LauncherError):
     exit_code = 3
+    usual_hint = "Try again; what was there already is kept."
 
 
 class CredentialsError(CloudError):
@@ -70,6 +72,7 @@ class LocalEndpointError(CloudError):
 
 class JobFailed(LauncherError):
     exit_code = 4
+    usual_hint = "`launcher logs JOB` shows what it did."
 
 
 class ArtifactError(JobFailed):

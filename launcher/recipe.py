@@ -293,6 +293,15 @@ def _convert(key: str, item: _Given) -> Any:
         raise RecipeError(f"{item.origin}: {_recipe_words(str(error))}") from error
 
 
+def is_text(key: str) -> bool:
+    """Whether a recipe writes this key as a string; unknown keys are refused later, with a suggestion."""
+    owner, name = KEYS.get(key, ("", "name"))
+    if not owner:
+        return True
+    wanted = sft.type_of(name) if owner == "config" else get_type_hints(OWNERS[owner])[name]
+    return wanted is str or get_origin(wanted) is Literal
+
+
 def _parsed(key: str, item: _Given, parse: Any) -> Any:
     try:
         return parse(item.value)

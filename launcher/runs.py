@@ -12,13 +12,13 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from launcher.aws import jobs, s3
 from launcher.aws.session import Session
-from launcher.errors import RunError, UnknownJob
+from launcher.errors import CloudError, RunError, UnknownJob
 from launcher.job import Status, make_status
 from launcher.plan import Plan
 from launcher.request import Site, full_key
@@ -127,8 +127,9 @@ def claimed(session: Session, site: Site, plan: Plan, previous: Previous | None)
     _claim(session, site.bucket, key, plan)
     try:
         yield
-    except BaseException:  # Ctrl-C too: a claim left behind would refuse the next submit
-        s3.delete_object(session, site.bucket, key)
+    except BaseException:  # Ctrl-C too: a claim left behind would hold up the next submit
+        with suppress(CloudError):  # where the connection is gone, the next submit sees that this one is
+            s3.delete_object(session, site.bucket, key)
         raise
 
 

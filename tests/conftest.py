@@ -81,10 +81,16 @@ def endpoint_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One local endpoint for all tests that ask for it, with short waits."""
     home = tmp_path_factory.mktemp("endpoint")
     env = {**os.environ, "LAUNCHER_HOME": str(home), "LAUNCHER_LOCAL_GRACE_S": "3", "LAUNCHER_LOCAL_JOBS": "2"}
-    subprocess.run([sys.executable, "-m", "launcher", "local", "up"], cwd=home, env=env, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "launcher", "local", "up"], cwd=home, env=env, check=True, capture_output=True
+    )
     yield home
     subprocess.run(
-        [sys.executable, "-m", "launcher", "local", "reset", "--force"], cwd=home, env=env, check=True, capture_output=True
+        [sys.executable, "-m", "launcher", "local", "reset", "--force"],
+        cwd=home,
+        env=env,
+        check=True,
+        capture_output=True,
     )
 
 

@@ -45,16 +45,16 @@ class Session:
     def _config(self) -> Any:
         from botocore.config import Config
 
-        # The local endpoint is one address for every service, so buckets cannot be host names there.
-        s3 = {"addressing_style": "path"} if self.service_url else {}
-        proxies: dict[str, str] | None = {} if self.service_url else None  # else a proxy would catch 127.0.0.1
+        if self.place == "local":
+            return Config(
+                # One address for every service, so buckets cannot be host names. Over loopback a part's checksum is
+                # enough; signing its content too would take most of an upload's time.
+                s3={"addressing_style": "path", "payload_signing_enabled": False},
+                proxies={},  # a proxy variable of the user's would catch 127.0.0.1
+                retries={"mode": "standard", "max_attempts": 3},
+            )
         return Config(
-            retries={
-                "mode": "adaptive" if not self.service_url else "standard",
-                "max_attempts": 8 if not self.service_url else 3,
-            },
-            s3=s3,
-            proxies=proxies,
+            retries={"mode": "adaptive", "max_attempts": 8},
             connect_timeout=10,
             read_timeout=60,
             user_agent_appid="launcher",

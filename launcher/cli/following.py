@@ -14,7 +14,7 @@ INTERRUPTED = 130
 
 
 def follow(job: Job, *, as_data: bool) -> int:
-    """Until the job is over. Ctrl-C ends the following, never the job. The log is what `logs` was asked for, else talk."""
+    """Until the job is over; Ctrl-C ends the following, never the job. `as_data`: the log is what was asked for."""
     from launcher import console
 
     try:

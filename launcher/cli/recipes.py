@@ -106,9 +106,13 @@ def _flag_value(flag: str, value: Any) -> Any:
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """`lora.r=8` -> ("lora.r", 8): the value as TOML where it is, else as text."""
+    from launcher.recipe import is_text
+
     key, mark, value = text.partition("=")
     if not mark or not key.strip():
         raise RecipeError(f"--set {text} has no value.", hint="Write it as --set lora.r=8.")
+    if is_text(key.strip()) and not value.strip().startswith(('"', "'", "[")):
+        return key.strip(), value.strip()  # image.version=2.8 is a text, though TOML would read a number
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -58,9 +58,7 @@ class JobBook:
 
     # The Describe document
 
-    def add(
-        self, document: Document, *, tags: dict[str, str] | None = None, request: Document | None = None
-    ) -> None:
+    def add(self, document: Document, *, tags: dict[str, str] | None = None, request: Document | None = None) -> None:
         """Enter a job, with the request that made it as it came; raises NameTaken."""
         row = (document["TrainingJobName"], *map(json.dumps, (document, tags or {}, request or {})))
         with self._transaction() as db:

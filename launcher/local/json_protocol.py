@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from launcher.local.shapes import find_operation, find_violations, format_violations
+from launcher.aws.shapes import find_operation, find_violations, format_violations
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -183,9 +183,7 @@ def _find_query_credential(query: str) -> str:
 class Admin:
     """The endpoint's own routes, for the launcher's commands."""
 
-    def __init__(
-        self, root: Path, settings: Settings, book: JobBook, dispatcher: Dispatcher, moto: Moto
-    ) -> None:
+    def __init__(self, root: Path, settings: Settings, book: JobBook, dispatcher: Dispatcher, moto: Moto) -> None:
         self._root = root
         self._settings = settings
         self._book = book

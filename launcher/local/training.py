@@ -82,9 +82,7 @@ class TrainingJobs:
             tags = _make_tags(params.get("Tags") or [])
             self._book.add(_make_document(params, arn), tags=tags, request=params)
         except NameTaken as error:
-            message = (
-                "Job name must be unique within an AWS account and region, and a job with this name already"
-            )
+            message = "Job name must be unique within an AWS account and region, and a job with this name already"
             raise ApiError("ResourceInUse", f"{message} exists ({arn})") from error
         self._runners.wake()
         return {"TrainingJobArn": arn}
@@ -96,9 +94,7 @@ class TrainingJobs:
         job = self._book.get(params["TrainingJobName"])
         if job["TrainingJobStatus"] in TERMINAL:
             status = job["TrainingJobStatus"]
-            raise validation_error(
-                f"The request was rejected because the training job is in status {status}."
-            )
+            raise validation_error(f"The request was rejected because the training job is in status {status}.")
         self._runners.stop(job["TrainingJobName"])
         return {}
 
@@ -143,15 +139,11 @@ class TrainingJobs:
     def _delete_tags(self, params: Params) -> dict[str, Any]:
         name = self._find_name(params["ResourceArn"])
         gone = set(params["TagKeys"])
-        self._book.set_tags(
-            name, {key: value for key, value in self._book.tags(name).items() if key not in gone}
-        )
+        self._book.set_tags(name, {key: value for key, value in self._book.tags(name).items() if key not in gone})
         return {}
 
     def _make_arn(self, name: str) -> str:
-        return (
-            f"arn:aws:sagemaker:{self._settings.region}:{self._settings.account}:training-job/{name.lower()}"
-        )
+        return f"arn:aws:sagemaker:{self._settings.region}:{self._settings.account}:training-job/{name.lower()}"
 
     def _find_name(self, arn: str) -> str:
         for job in self._book.all():
@@ -166,9 +158,7 @@ def _make_document(params: Params, arn: str) -> Document:
     name = params["TrainingJobName"]
     output = params["OutputDataConfig"]
     limits = params.get("StoppingCondition", {})
-    document = {
-        key: value for key, value in params.items() if key not in NOT_IN_DESCRIBE and value is not None
-    }
+    document = {key: value for key, value in params.items() if key not in NOT_IN_DESCRIBE and value is not None}
     return document | {
         "TrainingJobArn": arn,
         "TrainingJobStatus": "InProgress",
@@ -178,9 +168,7 @@ def _make_document(params: Params, arn: str) -> Document:
         ],
         "CreationTime": now,
         "LastModifiedTime": now,
-        "ModelArtifacts": {
-            "S3ModelArtifacts": f"{output['S3OutputPath'].rstrip('/')}/{name}/output/model.tar.gz"
-        },
+        "ModelArtifacts": {"S3ModelArtifacts": f"{output['S3OutputPath'].rstrip('/')}/{name}/output/model.tar.gz"},
         "OutputDataConfig": {"KmsKeyId": "", "CompressionType": "GZIP"} | output,
         "StoppingCondition": {"MaxRuntimeInSeconds": DEFAULT_MAX_RUNTIME_S} | limits,
         "InputDataConfig": [_fill_channel(channel) for channel in params.get("InputDataConfig") or []],
@@ -210,9 +198,7 @@ def _check_training_job(params: Params) -> None:
 
 def _check_algorithm(params: Params) -> None:
     if params.get("ServerlessJobConfig"):
-        raise validation_error(
-            "The local endpoint has no serverless training jobs: leave out ServerlessJobConfig."
-        )
+        raise validation_error("The local endpoint has no serverless training jobs: leave out ServerlessJobConfig.")
     algorithm = params.get("AlgorithmSpecification")
     if not algorithm:
         raise validation_error("AlgorithmSpecification is required.")
@@ -241,8 +227,7 @@ def _check_limits(params: Params) -> None:
     if params.get("EnableManagedSpotTraining"):
         if wait_s is None or wait_s < runtime_s:
             raise validation_error(
-                "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to "
-                "MaxRuntimeInSeconds"
+                "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to MaxRuntimeInSeconds"
             )
     elif wait_s is not None:
         raise validation_error(
@@ -253,9 +238,7 @@ def _check_limits(params: Params) -> None:
 def _make_tags(tags: Iterable[dict[str, str]]) -> dict[str, str]:
     pairs = [(tag["Key"], tag["Value"]) for tag in tags]
     if twice := _find_twice([key for key, _ in pairs]):
-        raise validation_error(
-            f"Duplicate tag keys found. Please note that Tag keys are case insensitive: {twice}"
-        )
+        raise validation_error(f"Duplicate tag keys found. Please note that Tag keys are case insensitive: {twice}")
     if reserved := [key for key, _ in pairs if key.lower().startswith("aws:")]:
         raise validation_error(f"Tag keys that begin with aws: are reserved: {reserved[0]}")
     return dict(pairs)

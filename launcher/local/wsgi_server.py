@@ -284,9 +284,7 @@ class Response:
         self._is_chunked = False
         self.is_sent = False
 
-    def start(
-        self, status: str, headers: Iterable[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
+    def start(self, status: str, headers: Iterable[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
         if self.is_sent and exc_info:
             raise exc_info[1].with_traceback(exc_info[2])
         self._code, _, self._reason = status.partition(" ")

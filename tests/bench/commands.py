@@ -51,7 +51,9 @@ def measure(runs: int) -> list[dict[str, float | str]]:
             pairs = [(time_command(words, folder, env), time_command(bare, folder, env)) for _ in range(count)]
             seconds = statistics.median(first for first, _ in pairs)
             python = statistics.median(second for _, second in pairs)
-            rows.append({"command": label, "seconds": seconds, "limit": LIMITS_S[label], "of_bare_python": seconds / python})
+            rows.append(
+                {"command": label, "seconds": seconds, "limit": LIMITS_S[label], "of_bare_python": seconds / python}
+            )
         time_command([*launcher, "local", "reset", "--force"], folder, env)
     return rows
 

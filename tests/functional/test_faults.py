@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,14 @@ def own_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launch) -> Ite
     assert launch("local", "reset", "--force").returncode == 0
 
 
-def kill_endpoint(root: Path) -> None:
-    pid = json.loads((root / "endpoint.json").read_text())["pid"]
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+def kill_endpoint() -> None:
+    from launcher.local.lifecycle import find_endpoint
+    from launcher.local.processes import find_process
+
+    endpoint = find_endpoint()
+    assert endpoint is not None
+    os.kill(endpoint.pid, signal.SIGKILL)
+    wait_until(lambda: find_process(endpoint.pid) is None)
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
@@ -40,7 +45,20 @@ def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
         time.sleep(0.01)
 
 
-def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """The launcher in the background; ended with the test."""
+    with ExitStack() as stack:
+
+        def begin(*args: str) -> subprocess.Popen[str]:
+            process = stack.enter_context(_start(tmp_path, *args))
+            stack.callback(process.kill)
+            return process
+
+        yield begin
+
+
+def _start(folder: Path, *args: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "launcher", *args],
         cwd=folder,
@@ -70,7 +88,9 @@ def start(folder: Path, *args: str) -> subprocess.Popen[str]:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
-def test_bad_input_is_one_error_with_a_fix(launch, endpoint, tmp_path: Path, args: list[str], code: int, says: str) -> None:
+def test_bad_input_is_one_error_with_a_fix(
+    launch, endpoint, tmp_path: Path, args: list[str], code: int, says: str
+) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "bad.jsonl").write_text('{"txt": "x"}\n')
     done = launch(*args, AWS_REGION="us-east-1")
@@ -107,9 +127,9 @@ def list_objects() -> Iterator[str]:
     yield from iter_keys(session, LOCAL_SITE.bucket, "")
 
 
-def test_of_two_submits_at_once_exactly_one_starts(endpoint, tmp_path: Path, launch) -> None:
+def test_of_two_submits_at_once_exactly_one_starts(endpoint, start, launch) -> None:
     words = ("submit", "--instance", "local", "--name", "twins", "--detach")
-    twins = [start(tmp_path, *words) for _ in range(2)]
+    twins = [start(*words) for _ in range(2)]
     results = [(twin.communicate(timeout=120), twin.returncode) for twin in twins]
     assert sorted(code for _, code in results) == [0, 2], results
     jobs = [job["name"] for job in json.loads(launch("list", "--json").stdout) if job["name"].startswith("twins-")]
@@ -119,15 +139,15 @@ def test_of_two_submits_at_once_exactly_one_starts(endpoint, tmp_path: Path, lau
 
 
 def test_an_endpoint_killed_in_the_middle_of_an_upload_leaves_nothing_that_looks_whole(
-    own_endpoint: Path, tmp_path: Path, launch
+    own_endpoint: Path, tmp_path: Path, launch, start
 ) -> None:
     big = tmp_path / "big.jsonl"
     row = json.dumps({"text": "word " * 20_000}) + "\n"
     big.write_text(row * 2_000)
     words = ("submit", "--instance", "local", "--name", "cut", "--train", str(big), "--detach")
-    submit = start(tmp_path, *words)
+    submit = start(*words)
     wait_until(lambda: sum(file.stat().st_size for file in _files(own_endpoint / "s3")) > 40_000_000)
-    kill_endpoint(own_endpoint)
+    kill_endpoint()
     _, talk = submit.communicate(timeout=120)
     assert submit.returncode == 3, talk
     assert "uploading" in talk
@@ -147,12 +167,12 @@ def _files(folder: Path) -> list[Path]:
     return found
 
 
-def test_an_endpoint_killed_in_the_middle_of_a_job_does_not_harm_it(own_endpoint: Path, tmp_path: Path, launch) -> None:
-    submit = start(tmp_path, "submit", "--instance", "local", "--name", "orphan")
+def test_an_endpoint_killed_in_the_middle_of_a_job_does_not_harm_it(own_endpoint: Path, launch, start) -> None:
+    submit = start("submit", "--instance", "local", "--name", "orphan")
     for line in submit.stderr or []:
         if line.startswith("[metrics] step=3/"):
             break
-    kill_endpoint(own_endpoint)
+    kill_endpoint()
     _, talk = submit.communicate(timeout=60)
     assert submit.returncode == 3
     assert "launcher logs -f orphan-" in talk
@@ -189,7 +209,7 @@ def test_a_cut_download_is_gone_on_with(own_endpoint: Path, tmp_path: Path) -> N
         def advance(self, count: int) -> None:
             counted.append(count)
             if self.kill and sum(counted) > 2_000_000:
-                kill_endpoint(own_endpoint)
+                kill_endpoint()
                 self.kill = False
 
     folder = tmp_path / "out"

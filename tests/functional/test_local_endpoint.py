@@ -178,17 +178,13 @@ def test_awscli_reads_and_starts_jobs(client: Client, tmp_path: Path) -> None:
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
 
     def aws(*words: str) -> Any:
-        done = subprocess.run(
-            [*command, *words], env=environment, capture_output=True, text=True, cwd=tmp_path
-        )
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     described = aws("sagemaker", "describe-training-job", "--training-job-name", "for-the-cli")
     assert described["TrainingJobArn"].endswith("/for-the-cli")
-    made = aws(
-        "sagemaker", "create-training-job", "--cli-input-json", json.dumps(make_request("from-the-cli"))
-    )
+    made = aws("sagemaker", "create-training-job", "--cli-input-json", json.dumps(make_request("from-the-cli")))
     assert made["TrainingJobArn"].endswith("/from-the-cli")
 
 
@@ -303,9 +299,7 @@ def test_a_page_goes_on_where_the_last_one_ended_whatever_came_in_between(own: C
     own.create("newcomer")
     second = own.sagemaker.list_training_jobs(**ask, NextToken=first["NextToken"])
     third = own.sagemaker.list_training_jobs(**ask, NextToken=second["NextToken"])
-    names = [
-        job["TrainingJobName"] for page in (first, second, third) for job in page["TrainingJobSummaries"]
-    ]
+    names = [job["TrainingJobName"] for page in (first, second, third) for job in page["TrainingJobSummaries"]]
     assert names == [f"job-{number}" for number in (4, 3, 2, 1, 0)]
     assert "NextToken" not in third
     for token in ("2", "x" * 40, first["NextToken"][:-4]):
@@ -401,9 +395,7 @@ def talkative(shared: Endpoint) -> str:
     client.create("talkative", "for i in $(seq -w 3000); do echo line-$i ERROR tail é; done; echo the end")
     job = client.wait("talkative", "Completed", "Failed")
     assert job["TrainingJobStatus"] == "Completed", job
-    (stream,) = client.logs.describe_log_streams(logGroupName=GROUP, logStreamNamePrefix="talkative/")[
-        "logStreams"
-    ]
+    (stream,) = client.logs.describe_log_streams(logGroupName=GROUP, logStreamNamePrefix="talkative/")["logStreams"]
     return str(stream["logStreamName"])
 
 
@@ -438,9 +430,7 @@ def test_log_pages_backward_hold_every_line_once(client: Client, talkative: str)
 
 
 def test_log_times_bound_a_page(client: Client, talkative: str) -> None:
-    events = client.logs.get_log_events(logGroupName=GROUP, logStreamName=talkative, startFromHead=True)[
-        "events"
-    ]
+    events = client.logs.get_log_events(logGroupName=GROUP, logStreamName=talkative, startFromHead=True)["events"]
     cut = events[len(events) // 2]["timestamp"]
     before = read_pages(client, talkative, "nextForwardToken", startFromHead=True, endTime=cut)
     after = read_pages(client, talkative, "nextForwardToken", startFromHead=True, startTime=cut)
@@ -462,9 +452,7 @@ def test_filters_find_lines_in_order_over_pages(client: Client, talkative: str) 
     paginator = client.logs.get_paginator("filter_log_events")
 
     def find(pattern: str, **ask: Any) -> list[str]:
-        pages = paginator.paginate(
-            logGroupName=GROUP, logStreamNames=[talkative], filterPattern=pattern, **ask
-        )
+        pages = paginator.paginate(logGroupName=GROUP, logStreamNames=[talkative], filterPattern=pattern, **ask)
         return [event["message"] for page in pages for event in page["events"]]
 
     assert len(find("ERROR", PaginationConfig={"PageSize": 999})) == 3000
@@ -589,9 +577,7 @@ def fetch_json(url: str, path: str) -> Any:
     return json.loads(send(url, "GET", path)[2])
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example:80", "10.0.0.1", "", "localhost.evil"]
-)
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "10.0.0.1", "", "localhost.evil"])
 def test_a_host_name_that_is_not_loopback_is_refused(client: Client, host: str) -> None:
     for path in ("/_local/health", f"/{BUCKET}/known", "/"):
         assert send(client.url, "GET", path, headers={"Host": host})[0] == 403
@@ -732,9 +718,7 @@ def restart(client: Client) -> None:
 def test_two_commands_at_once_start_one_endpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LAUNCHER_HOME", str(tmp_path))
     script = "from launcher.local.lifecycle import ensure_endpoint; print(ensure_endpoint().pid)"
-    commands = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)
-    ]
+    commands = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     pids = {command.communicate()[0] for command in commands}
     assert len(pids) == 1
     endpoint = lifecycle.find_endpoint()

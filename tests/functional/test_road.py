@@ -95,7 +95,9 @@ def test_fetch_is_idempotent_and_the_adapter_loads_with_peft(result, launch, end
         "print(torch.isfinite(model(**tokens).logits).all().item())\n"
     )
     # cwd is the adapter's folder: a stand-in's base lies beside its adapter
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, "."], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, "."], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "True", done.stderr
 
 
@@ -148,7 +150,9 @@ def test_stop_keeps_the_adapter_and_the_next_submit_goes_on(launch, endpoint, wr
     resumed = launch(*words, *many, "--detach")
     assert "going on from the checkpoint" in resumed.stderr
     with _following(resumed.stdout.strip(), tmp_path) as follower:
-        steps = (int(found[1]) for line in follower.stdout or [] if (found := re.search(r"step=(\d+)/400 .*\bloss=", line)))
+        steps = (
+            int(found[1]) for line in follower.stdout or [] if (found := re.search(r"step=(\d+)/400 .*\bloss=", line))
+        )
         assert next(steps) > 5
         follower.send_signal(signal.SIGINT)
         follower.communicate(timeout=30)

@@ -54,7 +54,9 @@ def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
         check_adapter(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", safetensors()[:-3], safetensors() + b"more", struct.pack("<Q", 2**60)])
+@pytest.mark.parametrize(
+    "content", [b"", b"junk", safetensors()[:-3], safetensors() + b"more", struct.pack("<Q", 2**60)]
+)
 def test_a_cut_or_foreign_tensor_file_is_refused(tmp_path: Path, content: bytes) -> None:
     folder = whole(tmp_path / "a")
     (folder / "adapter_model.safetensors").write_bytes(content)

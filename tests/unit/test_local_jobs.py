@@ -42,9 +42,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def enter(book: JobBook, name: str, **fields: Any) -> None:
-    book.add(
-        {"TrainingJobName": name, "TrainingJobStatus": "InProgress", "SecondaryStatus": "Starting", **fields}
-    )
+    book.add({"TrainingJobName": name, "TrainingJobStatus": "InProgress", "SecondaryStatus": "Starting", **fields})
 
 
 def list_steps(document: dict[str, Any]) -> list[str]:
@@ -73,9 +71,7 @@ def test_a_name_is_taken_once_and_for_ever(book: JobBook) -> None:
     assert book.all() == []
 
 
-@pytest.mark.parametrize(
-    "act", ["get", "asked", "runner", "tags", "clear_ask", "delete", "request", "update"]
-)
+@pytest.mark.parametrize("act", ["get", "asked", "runner", "tags", "clear_ask", "delete", "request", "update"])
 def test_every_access_to_an_unknown_job_says_so(book: JobBook, act: str) -> None:
     with pytest.raises(UnknownJob):
         getattr(book, act)("nobody")

@@ -115,7 +115,9 @@ def test_every_shipped_recipe_loads_and_its_data_is_there(name: str) -> None:
     assert (recipe.folder / recipe.data.eval).is_file()
 
 
-def test_recipe_show_prints_toml_that_loads_to_the_same_values(write_recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipe_show_prints_toml_that_loads_to_the_same_values(
+    write_recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     from launcher.console import print_recipe
 
     recipe = load_recipe(write_recipe(MINIMAL + '[code]\nfiles = ["a.py"]\n[compute]\nmax_runtime = "90m"\n'))
