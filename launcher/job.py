@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from launcher.results.metrics import Metrics, iter_metrics
 TAIL_LINES = 40
 STATUS_POLL_S = 5.0
 LOCAL_STATUS_POLL_S = 0.5
+STAMP = re.compile(r"-\d{8}-\d{6}$")
 
 
 class Status(enum.Enum):
@@ -118,7 +120,7 @@ class Job:
 
     @property
     def run(self) -> str:
-        return self.name.rsplit("-", 2)[0]
+        return run_of(self.name)
 
     def description(self) -> dict[str, Any]:
         """AWS's own words."""
@@ -243,30 +245,30 @@ def _make_summary(summary: dict[str, Any], place: str) -> JobSummary:
 
 
 def attach(name: str, place: str | None = None) -> Job:
-    """The job of this name, or the only one whose name begins like this."""
-    known = [entry for entry in ledger.entries() if entry.job == name and place in (None, entry.place)]
-    if known:
-        return Job(name, open_session(known[-1].place, known[-1].region))
-    return _find_by_prefix(name, place)
-
-
-def _find_by_prefix(name: str, place: str | None) -> Job:
-    seen: list[str] = []
-    found: dict[str, Session] = {}
+    """The job of this name; or the newest of the run of this name; or the only job whose name begins like this."""
+    known = {entry.job: entry for entry in ledger.entries() if place in (None, entry.place)}
+    if found := _pick(name, [*reversed(known)]):
+        return Job(found, open_session(known[found].place, known[found].region))
     for session in _sessions(place):
-        for summary in jobs.iter_jobs(session, name):
-            seen.append(summary["TrainingJobName"])
-            if summary["TrainingJobName"] == name:
-                return Job(name, session)
-            if summary["TrainingJobName"].startswith(name):
-                found[summary["TrainingJobName"]] = session
-    if len(found) == 1:
-        return Job(*next(iter(found.items())))
-    if found:
-        raise UnknownJob(
-            f"{name!r} fits {len(found)} jobs: {', '.join(list(found)[:5])}.", hint="Give more of the name."
-        )
+        names = [summary["TrainingJobName"] for summary in jobs.iter_jobs(session, name)]
+        if found := _pick(name, names):
+            return Job(found, session)
     raise UnknownJob(f"There is no job {name!r}.", hint=_suggest_job(name))
+
+
+def run_of(job: str) -> str:
+    """The run that a job's name begins with."""
+    return STAMP.sub("", job)
+
+
+def _pick(name: str, newest_first: list[str]) -> str | None:
+    of_run = [job for job in newest_first if name in (job, run_of(job))]
+    if of_run:
+        return of_run[0]
+    begin = [job for job in newest_first if job.startswith(name)]
+    if len(begin) > 1:
+        raise UnknownJob(f"{name!r} fits {len(begin)} jobs: {', '.join(begin[:5])}.", hint="Give more of the name.")
+    return begin[0] if begin else None
 
 
 def _suggest_job(name: str) -> str:

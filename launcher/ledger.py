@@ -32,6 +32,16 @@ def entries() -> list[Entry]:
     return [entry for entry in map(_parse, lines) if entry]
 
 
+def forget(place: str) -> None:
+    """Drop the jobs of a place that was emptied."""
+    kept = [json.dumps(asdict(entry)) + "\n" for entry in entries() if entry.place != place]
+    path = _path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_suffix(".new")
+    staged.write_text("".join(kept), encoding="utf-8")
+    staged.replace(path)
+
+
 def _parse(line: str) -> Entry | None:
     try:
         return Entry(**json.loads(line))

@@ -15,6 +15,7 @@ from launcher.plan import Plan, wait_s
 from launcher.signal_shim import ENTRYPOINT
 
 ENTRY_POINT = "train.py"
+TOOLKIT_LOG_LEVEL = 30  # at 20 the toolkit prints its whole environment, 200 lines, before the first line of ours
 METRICS = {
     "train:loss": "loss",
     "train:learning_rate": "learning_rate",
@@ -117,7 +118,7 @@ def _hyperparameters(plan: Plan, site: Site) -> dict[str, str]:
         **sft.encode(_without_channel_defaults(plan.config)),
         "sagemaker_program": ENTRY_POINT,
         "sagemaker_submit_directory": s3_uri(plan, site, plan.source_key),
-        "sagemaker_container_log_level": 20,
+        "sagemaker_container_log_level": TOOLKIT_LOG_LEVEL,
         "sagemaker_job_name": plan.job_name,
         "sagemaker_region": site.region,
     }

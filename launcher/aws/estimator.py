@@ -19,16 +19,19 @@ from launcher.aws.errors import explained
 from launcher.aws.session import Session
 from launcher.errors import LauncherError
 from launcher.plan import Plan, wait_s
-from launcher.request import ENTRY_POINT, Site, channel_uri, image_uri, s3_uri
+from launcher.request import ENTRY_POINT, TOOLKIT_LOG_LEVEL, Site, channel_uri, image_uri, s3_uri
 
-# The SDK sends telemetry without a timeout: on a network that swallows packets fit() would never return.
+# A configuration given in full keeps the SDK from reading the user's own, which could change the request.
 TELEMETRY_OFF = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
 
 
 def start_job(plan: Plan, site: Site, request: dict[str, Any], session: Session) -> None:
     with _quiet_sdk(), explained(f"starting job {plan.job_name}"):
         estimator = _make_estimator(plan, site, request, _make_session(session, site, request))
-        estimator.fit(_inputs(plan, site), job_name=plan.job_name, wait=False)
+        # The function inside the telemetry: that one sends without a timeout, so that on a network that swallows
+        # packets fit() would never return; and opting out by configuration has the SDK validate it 20 times, for 2 s.
+        fit = type(estimator).fit.__wrapped__
+        fit(estimator, _inputs(plan, site), job_name=plan.job_name, wait=False)
 
 
 def preload() -> None:
@@ -65,12 +68,19 @@ def _make_session(session: Session, site: Site, request: dict[str, Any]) -> Any:
             check_same_request(ours=request, theirs=sdk_request)
             return self.sagemaker_client.create_training_job(**request)
 
-    return CheckedSession(
+    client = session.client("sagemaker")
+    sdk_session = CheckedSession(
         boto_session=boto3.Session(botocore_session=session.botocore, region_name=session.region),
-        sagemaker_client=session.client("sagemaker"),
+        sagemaker_client=client,
+        # Never called when training; the SDK would otherwise make a client of each service.
+        sagemaker_runtime_client=client,
+        sagemaker_featurestore_runtime_client=client,
+        sagemaker_metrics_client=client,
         default_bucket=site.bucket,
         sagemaker_config=TELEMETRY_OFF,
     )
+    sdk_session.sagemaker_config = {}  # has served its purpose; each look at it costs a validation of 0.1 s
+    return sdk_session
 
 
 def _make_estimator(plan: Plan, site: Site, request: dict[str, Any], sdk_session: Any) -> Any:
@@ -101,6 +111,7 @@ def _make_estimator(plan: Plan, site: Site, request: dict[str, Any], sdk_session
         code_location=s3_uri(plan, site, "source").rstrip("/"),
         checkpoint_s3_uri=s3_uri(plan, site, plan.checkpoint_key),
         checkpoint_local_path="/opt/ml/checkpoints",
+        container_log_level=TOOLKIT_LOG_LEVEL,
         disable_profiler=True,
         debugger_hook_config=False,
         enable_sagemaker_metrics=True,

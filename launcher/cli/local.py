@@ -78,10 +78,11 @@ def run_down(args: argparse.Namespace) -> int:
 
 
 def run_reset(args: argparse.Namespace) -> int:
-    from launcher import console
+    from launcher import console, ledger
     from launcher.local.lifecycle import reset
 
     reset(force=args.force)
+    ledger.forget("local")
     console.say("the local endpoint is empty")
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +105,8 @@ def _flag_value(flag: str, value: Any) -> Any:
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """`lora.r=8` -> ("lora.r", 8): the value as TOML where it is, else as text."""
+    import tomllib
+
     from launcher.recipe import is_text
 
     key, mark, value = text.partition("=")

@@ -18,12 +18,11 @@ from threading import RLock, Thread
 from launcher.local.jobs import Document, JobBook, RunnerId
 from launcher.local.json_protocol import validation_error
 from launcher.local.processes import (
-    find_processes_with,
     identify_child,
+    kill_leftovers,
     minds_signal,
     open_pidfd,
     send_signal,
-    wait_for_end,
 )
 from launcher.local.settings import Settings
 
@@ -33,8 +32,6 @@ RunnerCommand = Callable[[str], list[str]]
 
 LAST_LINE_BYTES = 4096
 RETRY_S = 5.0
-KILL_ROUNDS = 5
-KILL_WAIT_S = 2.0
 MAX_REASON = 1024  # characters of a FailureReason
 
 
@@ -220,18 +217,6 @@ class Dispatcher:
 
     def _runner_log(self, job: str) -> Path:
         return self._root / "jobs" / job / "runner.log"
-
-
-def kill_leftovers(root: Path, job: str) -> None:
-    """Kill what a dead runner left of its job: the folder it ran in marks each of the processes."""
-    for _ in range(KILL_ROUNDS):  # one may have started another while we looked
-        leftovers = find_processes_with("SAGEMAKER_BASE_DIR", f"{root / 'jobs' / job}/")
-        if not leftovers:
-            return
-        for process in leftovers:
-            send_signal(process, signal.SIGKILL)
-        for process in leftovers:
-            wait_for_end(process, KILL_WAIT_S)
 
 
 def _check_interruptible(document: Document) -> None:

@@ -21,9 +21,7 @@ from typing import Any, NoReturn
 
 from launcher.errors import LocalEndpointError
 from launcher.local.card import Card, load_card
-from launcher.local.dispatcher import kill_leftovers
-from launcher.local.jobs import JobBook, RunnerId
-from launcher.local.processes import find_memory, send_signal, wait_for_end
+from launcher.local.processes import ProcessId, find_memory, kill_leftovers, send_signal, wait_for_end
 from launcher.local.settings import Settings, load_settings, local_root
 
 HEALTH_TIMEOUT_S = 5.0
@@ -244,7 +242,9 @@ def _stop(root: Path) -> bool:
     return True
 
 
-def _list_unfinished(root: Path) -> list[tuple[str, RunnerId | None]]:
+def _list_unfinished(root: Path) -> list[tuple[str, ProcessId | None]]:
+    from launcher.local.jobs import JobBook  # here, since every command passes this module and few read the book
+
     path = root / "jobs.sqlite"
     if not path.exists():
         return []

@@ -13,6 +13,9 @@ from pathlib import Path
 # of a zombie while it still holds its files, locks and ports.
 STATE, THREADS, STARTED = 0, 17, 19
 
+KILL_ROUNDS = 5
+KILL_WAIT_S = 2.0
+
 
 @dataclass(frozen=True)
 class ProcessId:
@@ -129,3 +132,15 @@ def find_memory(pid: int) -> int:
         resident_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return resident_pages * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def kill_leftovers(root: Path, job: str) -> None:
+    """Kill what a dead runner left of its job: the folder it ran in marks each of the processes."""
+    for _ in range(KILL_ROUNDS):  # one may have started another while we looked
+        leftovers = find_processes_with("SAGEMAKER_BASE_DIR", f"{root / 'jobs' / job}/")
+        if not leftovers:
+            return
+        for process in leftovers:
+            send_signal(process, signal.SIGKILL)
+        for process in leftovers:
+            wait_for_end(process, KILL_WAIT_S)

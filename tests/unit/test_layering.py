@@ -16,7 +16,7 @@ LEAVES = {"errors", "home", "progress", "images", "instances", "gpu"}
 ALLOWED = {
     "__init__": {"job", "plan", "recipe", "request", "submission"},
     "__main__": {"cli"},
-    "cli": {"cli", "console", "job", "plan", "recipe", "request", "submission", "aws", "local", "results"},
+    "cli": {"cli", "console", "job", "ledger", "plan", "recipe", "request", "submission", "aws", "local", "results"},
     "console": {"job", "recipe", "results"},
     "submission": {"aws", "data", "hub", "job", "ledger", "plan", "request", "runs"},
     "runs": {"aws", "job", "plan", "request"},
