@@ -20,7 +20,7 @@ def record(entry: Entry) -> None:
     path = _path()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(entry)) + "\n")
+        file.write("\n" + json.dumps(asdict(entry)) + "\n")  # a line of its own, even after one that a crash cut
 
 
 def entries() -> list[Entry]:

@@ -41,6 +41,7 @@ def test_the_ledger_keeps_order_survives_a_cut_line_and_forgets_a_place() -> Non
         record(Entry(job, place, "us-east-1"))
     with (state_home() / "jobs.jsonl").open("a") as file:
         file.write('{"job": "cu')
-    assert [entry.job for entry in entries()] == ["a", "b", "c"]
+    record(Entry("d", "aws", "us-east-1"))
+    assert [entry.job for entry in entries()] == ["a", "b", "c", "d"]
     forget("local")
-    assert [entry.job for entry in entries()] == ["b"]
+    assert [entry.job for entry in entries()] == ["b", "d"]
