@@ -97,7 +97,7 @@ def _make_estimator(plan: Plan, site: Site, request: dict[str, Any], sdk_session
     if plan.is_distributed:
         optional.update(distribution={"torch_distributed": {"enabled": True}})
     if output.kms_key:
-        optional.update(output_kms_key=output.kms_key)
+        optional.update(output_kms_key=output.kms_key, volume_kms_key=request["ResourceConfig"].get("VolumeKmsKeyId"))
     return HuggingFace(
         entry_point=ENTRY_POINT,
         source_dir=s3_uri(plan, site, plan.source_key),

@@ -194,3 +194,41 @@ def test_the_notebook_runs_from_top_to_bottom(notebook: Path, endpoint, tmp_path
     document = nbformat.read(notebook, as_version=4)
     NotebookClient(document, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert list(tmp_path.glob("out/adapter_model.safetensors"))
+
+
+def test_the_road_to_a_real_instance_is_the_same_through_a_standard_endpoint(launch, endpoint, tmp_path: Path) -> None:
+    """`--instance ml.g5.xlarge` with AWS_ENDPOINT_URL: credentials, STS, a bucket and a role of one's own."""
+    import boto3
+
+    from launcher.local.lifecycle import ensure_endpoint
+
+    url = ensure_endpoint().url
+    signed_in = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "LAUNCHER_ROLE": "my-role",
+        "LAUNCHER_BUCKET": "my-bucket",
+    }
+    s3 = boto3.client("s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
+    s3.create_bucket(Bucket="my-bucket")
+    done = launch("submit", "--instance", "ml.g5.xlarge", "--smoke", "--name", "on-aws", "--json", **signed_in)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["place"], result["instance"], result["status"]) == ("aws", "ml.g5.xlarge", "completed")
+    assert result["model_uri"].startswith("s3://my-bucket/launcher/output/on-aws-")
+    assert (tmp_path / result["adapter"] / "adapter_model.safetensors").is_file()
+
+
+def test_a_folder_as_base_and_an_earlier_adapter_travel_as_channels(result, launch, endpoint, tmp_path: Path) -> None:
+    assert launch("fetch", result["name"], "--out", "first").returncode == 0
+    base, adapter = tmp_path / "first" / "base", tmp_path / "first"
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (base / name).write_bytes((adapter / name).read_bytes())
+    settings = ("training.max_steps=2", "training.learning_rate=0.001", f"model.adapter={adapter}")
+    words = ("submit", "--instance", "local", "--no-smoke", "--model", str(base), "--name", "continued", "--json")
+    done = launch(*words, *(part for setting in settings for part in ("--set", setting)))
+    assert done.returncode == 0, done.stderr
+    assert "Continuing from the adapter" in done.stderr
+    assert (tmp_path / json.loads(done.stdout)["adapter"] / "adapter_model.safetensors").is_file()
