@@ -107,7 +107,7 @@ def import_libraries() -> float:
     # thousands of modules are made and none is dropped: the collector only walks them again and again (1.5 of 12 s)
     gc.disable()
     try:
-        for name in ("torch", "transformers", "bitsandbytes", "peft", "trl"):
+        for name in ("torch", "transformers", "peft", "trl"):
             import_module(name)
         import_module(".trainer", package=__package__)
     finally:

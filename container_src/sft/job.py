@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .arguments import choose_optimizer
 from .artifact import save_artifact, write_results
 from .batches import Padding
 from .checkpoint import clean_staging, find_newest
@@ -203,7 +204,10 @@ def _last_losses(history: list[dict[str, float]]) -> dict[str, float]:
 def _say_optimizer(config: TrainConfig) -> None:
     import torch
 
-    if config.optim in UNPAGED and not torch.cuda.is_available():
+    chosen = choose_optimizer(config)
+    if chosen != config.optim:
+        say(f"Optimizer: {chosen} instead of {config.optim}, which this bitsandbytes does not have for a CPU.")
+    elif config.optim in UNPAGED and not torch.cuda.is_available():
         say(
             f"Optimizer: {config.optim} as plain {UNPAGED[config.optim]}, since a CPU has nothing to page to. "
             "The arithmetic is the same."

@@ -210,6 +210,7 @@ class StepTrainer(trl.SFTTrainer):
         self._origin = origin
         self._schedule = schedule
         self.meter = Meter(schedule)
+        self._rate = 0.0
         self.best = Best()
         # the step of the last evaluation, and what it found
         self.latest: tuple[int, RowScores | None] = (-1, None)
@@ -228,6 +229,7 @@ class StepTrainer(trl.SFTTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         model.train()
+        self._rate = self.optimizer.param_groups[0]["lr"]
         step = self._prepare_inputs(inputs)
         # processes' gradients are averaged, so each one's share is scaled up to make the average the sum
         weight = self.accelerator.num_processes / step["trained"] if step["counts"] else 0.0
@@ -268,6 +270,7 @@ class StepTrainer(trl.SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # Trainer rounds its own to four places
             logs.update(self.meter.take(self.state.global_step, self.accelerator))
+            logs["learning_rate"] = self._rate  # the step's own: some versions log the next one's
         # to Trainer's loop the whole job is one epoch
         self.state.epoch = self._schedule.epoch_of(self.state.global_step)
         super().log(logs, start_time)

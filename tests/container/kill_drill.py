@@ -120,7 +120,7 @@ def _kill(process: subprocess.Popen[str], over: threading.Event, base: Path, kin
         began = time.time()
         while not over.is_set() and not _is_saving(saves, began):
             time.sleep(0.001)
-        over.wait(0.03 * chance)
+        over.wait(0.01 * chance)
     else:
         over.wait(DEADLINE_S)  # nothing to do but to end a job that hangs
     if not over.is_set():
