@@ -70,14 +70,14 @@ for base, argv in json.loads(sys.argv[2]):
 
 
 @pytest.fixture(scope="session")
-def train_together() -> Callable[[dict[Path, dict[str, Any]]], str]:
+def train_together() -> Callable[..., str]:
     """Run train.py's main for each base folder, one after the other in one process: imports take most of a job."""
 
-    def run(jobs: dict[Path, dict[str, Any]]) -> str:
+    def run(jobs: dict[Path, dict[str, Any]], **environ: str) -> str:
         asked = [(str(base), _make_argv(hyperparameters)) for base, hyperparameters in jobs.items()]
         done = subprocess.run(
             [sys.executable, "-c", TOGETHER, str(TRAIN.parent), json.dumps(asked)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

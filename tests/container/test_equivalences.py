@@ -51,7 +51,7 @@ OTHER = {"another seed": {"seed": 7}}
 def runs(
     tmp_path_factory: pytest.TempPathFactory,
     make_base: Callable[[Path], Path],
-    train_together: Callable[[dict[Path, dict[str, Any]]], str],
+    train_together: Callable[..., str],
 ) -> dict[str, Path]:
     bases = {name: make_base(tmp_path_factory.mktemp("same")) for name in {**SAME, **OTHER}}
     log = train_together({bases[name]: {**SETTINGS, **other} for name, other in {**SAME, **OTHER}.items()})

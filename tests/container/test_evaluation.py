@@ -95,7 +95,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
 def bases(
     tmp_path_factory: pytest.TempPathFactory,
     make_base: Callable[[Path], Path],
-    train_together: Callable[[dict[Path, dict[str, Any]]], str],
+    train_together: Callable[..., str],
 ) -> dict[str, Path]:
     """Jobs whose end differs; "continued" begins from the adapter of "learns"."""
     found = {name: make_base(tmp_path_factory.mktemp("ends")) for name in ("untouched", "learns", "best", "continued")}
