@@ -102,6 +102,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     early = trainer.after_step.early_stop
     manifest = make_manifest(config, origin, base, model, schedule)
     manifest |= describe_end(done, kept, schedule.total, early, stopping.reason)
+    manifest |= {"arithmetic": str(dtype).removeprefix("torch."), "optimizer": choose_optimizer(config)}
     manifest["health"] = [note.text for note in find_notes(history)]
     metrics = {
         "steps": done,
