@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from container_src.sft.architectures import find_architecture
 from container_src.sft.config import LORA_TARGETS
-from launcher.recipe import load_recipe
+from launcher.recipe import load_recipe, shipped_recipes
 
 HEALTHCARE: dict[str, Any] = {
     "model.id": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
@@ -130,16 +129,8 @@ SIZES = {
 }
 
 
-def _shipped() -> list[Path]:
-    import launcher
-
-    package = Path(launcher.__file__).parent
-    folders = (package / "examples" / "recipes", package.parent / "examples" / "recipes")
-    return sorted(next(folder for folder in folders if folder.is_dir()).glob("*.toml"))
-
-
 def test_every_shipped_recipe_is_in_the_tables() -> None:
-    assert {path.stem for path in _shipped()} == SETTINGS.keys() == SIZES.keys()
+    assert shipped_recipes().keys() == SETTINGS.keys() == SIZES.keys()
 
 
 @pytest.mark.parametrize("name", SETTINGS)
