@@ -35,6 +35,11 @@ class TrainConfig:
     model_family: str = _in(
         "model", "", "a model whose shape a stand-in copies, when id is not known offline", key="family"
     )
+    token_secret: str = _in(
+        "model",
+        "",
+        "secret in AWS Secrets Manager with the Hub token of a gated model; the request holds its name alone",
+    )
     load_in_4bit: bool = _in("model", True, "quantise the frozen base to 4 bits (QLoRA)")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = _in("model", "nf4", "4-bit data type")
     bnb_4bit_use_double_quant: bool = _in("model", True, "quantise the quantisation constants too")

@@ -30,13 +30,30 @@ ANSWERS = {
     "licensed": (403, "GatedRepo"),
     "unrevised": (404, "RevisionNotFound"),
     "troubled": (500, ""),
+    "opened": (404, "EntryNotFound"),
 }
+SECRETS = {"hub-token": "hf_of_the_test"}
 
 
 class _Hub(BaseHTTPRequestHandler):
+    """The Hub and, to POST, Secrets Manager."""
+
+    tokens: list[str] = []
+
+    def do_POST(self) -> None:
+        name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["SecretId"]
+        found = {"SecretString": SECRETS[name]} if name in SECRETS else {"__type": "ResourceNotFoundException"}
+        content = json.dumps(found).encode()
+        self.send_response(200 if name in SECRETS else 400)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
     def do_GET(self) -> None:
         owner = self.path.removeprefix("/api/models").split("/")[1]
         status, code = ANSWERS[owner]
+        if owner == "opened":
+            self.tokens.append(self.headers.get("Authorization", "none"))
         self.send_response(status)
         if code:
             self.send_header("X-Error-Code", code)
@@ -130,8 +147,8 @@ def _nothing(base: Path) -> None:
     """The hyperparameters are the fault."""
 
 
-def _at_hub(model: str) -> dict[str, Any]:
-    return {"model_name_or_path": model, "max_steps": 1}
+def _at_hub(model: str, **other: Any) -> dict[str, Any]:
+    return {"model_name_or_path": model, "max_steps": 1, **other}
 
 
 Fault = tuple[Callable[[Path], None], dict[str, Any], str]
@@ -158,6 +175,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "a full disk": (_full_disk, SMOKE, "The disk is full. Raise the volume size"),
     "a checkpoint of other data": (_checkpoint_of_other_data, SMOKE, "belongs to another recipe"),
+    "a secret that is not there": (_nothing, _at_hub("opened/model", token_secret="lost"), "from the secret lost"),
+    # last, since the token stays in the environment of the process that runs them all
+    "a model without files": (_nothing, _at_hub("opened/model", token_secret="hub-token"), "opened/model"),
 }
 
 
@@ -177,7 +197,12 @@ def broken(
         HF_ENDPOINT=hub,
         HF_HOME=str(cache),
         NO_PROXY="127.0.0.1",
+        AWS_ENDPOINT_URL=hub,
+        AWS_REGION="eu-west-1",
+        AWS_ACCESS_KEY_ID="test",
+        AWS_SECRET_ACCESS_KEY="test",
     )
+    assert SECRETS["hub-token"] not in log
     assert log.count("ends with 1") == len(FAULTS), log
     return bases
 
@@ -187,6 +212,12 @@ def test_a_fault_is_explained(broken: dict[str, Path], name: str) -> None:
     written = (broken[name] / "output" / "failure").read_text()
     assert FAULTS[name][2] in written
     assert len(written) <= failure.LIMIT
+
+
+def test_the_token_reaches_the_hub_and_nothing_else(broken: dict[str, Path]) -> None:
+    assert set(_Hub.tokens) == {"Bearer hf_of_the_test"}
+    for base in broken.values():
+        assert not [path for path in base.rglob("*") if path.is_file() and b"hf_of_the_test" in path.read_bytes()]
 
 
 def test_no_fault_leaves_what_looks_like_a_result(broken: dict[str, Path]) -> None:
