@@ -98,7 +98,10 @@ def bases(
     train_together: Callable[..., str],
 ) -> dict[str, Path]:
     """Jobs whose end differs; "continued" begins from the adapter of "learns"."""
-    found = {name: make_base(tmp_path_factory.mktemp("ends")) for name in ("untouched", "learns", "best", "continued")}
+    found = {
+        name: make_base(tmp_path_factory.mktemp("ends"))
+        for name in ("untouched", "learns", "best", "continued", "timed")
+    }
     learns = {**SETTINGS, "learning_rate": 5e-3}
     logs = train_together(
         {
@@ -118,6 +121,8 @@ def bases(
                 "report_to": "tensorboard",
             },
             found["continued"]: {**learns, "adapter_path": found["learns"] / "model"},
+            # its margin is 5 s, so it has 4 of them
+            found["timed"]: {**SETTINGS, "max_steps": 100_000, "logging_steps": 10_000, "max_runtime_s": 9},
         }
     )
     (found["untouched"] / "log").write_text(logs)
@@ -169,6 +174,41 @@ def test_tensorboard_files_lie_in_the_output(bases: dict[str, Path]) -> None:
     events = EventAccumulator(str(bases["best"] / "model" / "tensorboard"))
     events.Reload()
     assert {"train/loss", "train/learning_rate", "eval/loss"} <= set(events.Tags()["scalars"])
+
+
+def test_a_job_stops_by_itself_before_its_time_limit(bases: dict[str, Path]) -> None:
+    manifest, metrics = _read(bases["timed"], "manifest.json"), _read(bases["timed"], "metrics.json")
+    assert (manifest["outcome"], manifest["reason"]) == ("stopped", "the job's time limit is near (max_runtime_s)")
+    assert 0 < manifest["steps_done"] < 100_000
+    assert metrics["seconds"] < 9
+    assert (bases["timed"] / "model" / "adapter_model.safetensors").is_file()
+    assert list((bases["timed"] / "checkpoints").glob(f"checkpoint-{manifest['steps_done']}"))
+
+
+def test_the_best_adapter_survives_a_checkpoint(tmp_path: Path) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from container_src.sft.architectures import KNOWN, shrink
+    from container_src.sft.best import Best
+
+    small = shrink(KNOWN["TinyLlama/TinyLlama-1.1B-Chat-v1.0"], vocabulary=64)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**small)),
+        LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    )
+    weight = next(value for name, value in model.named_parameters() if "lora_B" in name)
+    best = Best()
+    for step, loss in ((10, 2.0), (20, 1.0), (30, float("nan")), (40, 1.5)):
+        torch.nn.init.constant_(weight, step)
+        best.offer(step, loss, model)
+    best.save(tmp_path)
+    resumed = Best()
+    resumed.load(tmp_path)
+    assert (resumed.step, resumed.loss) == (20, 1.0)
+    resumed.restore(model)
+    assert weight.detach().unique().tolist() == [20]
 
 
 def test_training_goes_on_from_an_earlier_adapter(bases: dict[str, Path]) -> None:

@@ -170,6 +170,7 @@ def test_sigterm_saves_the_adapter_and_says_why(stopped_and_resumed: tuple[Run, 
     assert manifest["outcome"] == "stopped"
     assert "SIGTERM" in manifest["reason"]
     assert 5 <= manifest["steps_done"] < 12
+    assert "No final evaluation: a job that was asked to stop has no time for it." in stopped.log
     assert not (stopped.base / "output" / "failure").exists()
 
 
@@ -180,6 +181,7 @@ def test_a_resumed_job_equals_one_that_was_never_stopped(
     assert resumed.code == 0, resumed.log
     assert f"Resuming after step {manifest['steps_done']}" in resumed.log
     assert resumed.manifest()["outcome"] == "completed"
+    assert (resumed.model / "evaluation.json").read_bytes() == (whole.model / "evaluation.json").read_bytes()
     # to the last bit: float32 on a CPU, dropout and all
     assert resumed.losses() == whole.losses()
     adapter = "adapter_model.safetensors"
