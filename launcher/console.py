@@ -181,14 +181,14 @@ def data_line_json(text: str) -> None:
 
 
 def print_recipe(recipe: Recipe) -> None:
-    """As TOML that can be saved and edited; each value's origin stands in a comment."""
+    """As TOML that can be saved and edited: defaults as comments, everything else with where it came from."""
     section = ""
     for key, value, origin in recipe.rows():
         head, _, name = key.rpartition(".")
         if head != section:
             data(f"\n[{head}]")
             section = head
-        data(f"{name} = {value}  # {origin}")
+        data(f"# {name} = {value}" if origin == "default" else f"{name} = {value}  # {origin}")
 
 
 def print_adapter(job: str, adapter: Adapter) -> None:

@@ -125,7 +125,8 @@ def test_recipe_show_prints_toml_that_loads_to_the_same_values(
     printed = capsys.readouterr().out
     again = load_recipe(write_recipe(printed, "again.toml"))
     assert [row[:2] for row in again.rows()] == [row[:2] for row in recipe.rows()]
-    assert tomllib.loads(printed)["compute"]["max_runtime"] == 5400
+    assert tomllib.loads(printed)["compute"] == {"max_runtime": 5400}
+    assert "# volume_gb = 100" in printed
 
 
 @pytest.mark.parametrize(
