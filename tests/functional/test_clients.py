@@ -19,7 +19,7 @@ ROLE = "arn:aws:iam::123456789012:role/anyone"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-training:mine"
 TRAIN = """
 import os, pathlib
-print("hello from", os.environ["SM_CURRENT_HOST"])
+os.write(1, f"hello from {os.environ['SM_CURRENT_HOST']}\\n".encode())  # in one write: the toolkit breaks lines between two
 pathlib.Path(os.environ["SM_MODEL_DIR"], "result.txt").write_text("done")
 """
 
