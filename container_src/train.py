@@ -17,10 +17,13 @@ def main(argv: list[str]) -> int:
         paths.write_pid(os.environ)
         if log.is_first_process():
             failure.clear(output)
+            failure.write_last_words(output)
         config = parse_args(argv)
         from sft.job import run_job
 
         run_job(config, stopping)
+        if log.is_first_process():
+            failure.clear(output)
     except Exception as error:
         failure.report(error, output)
         return 1

@@ -52,7 +52,7 @@ def make_arguments(config: TrainConfig, schedule: Schedule, paths: Paths, dtype:
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": schedule.warmup_steps,
-        "optim": config.optim,
+        "optim": choose_optimizer(config),
         "weight_decay": config.weight_decay,
         "adam_beta1": 0.9,
         "adam_beta2": 0.999,
@@ -98,6 +98,16 @@ def make_arguments(config: TrainConfig, schedule: Schedule, paths: Paths, dtype:
     }
     accepted = {item.name for item in dataclasses.fields(trl.SFTConfig)}
     return trl.SFTConfig(**fit_keywords(wanted, accepted))
+
+
+def choose_optimizer(config: TrainConfig) -> str:
+    """The recipe's; bitsandbytes before 0.50 has none of its own for a CPU, and nothing pages there anyway."""
+    import torch
+
+    if config.optim == "adamw_torch" or torch.cuda.is_available():
+        return config.optim
+    parts = version("bitsandbytes").split(".")
+    return config.optim if (int(parts[0]), int(parts[1])) >= (0, 50) else "adamw_torch"
 
 
 def fit_keywords(wanted: dict[str, Any], accepted: set[str]) -> dict[str, Any]:

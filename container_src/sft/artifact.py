@@ -8,29 +8,46 @@ from pathlib import Path
 from typing import Any
 
 UNFINISHED = ".unfinished"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+RESULTS = ("metrics.json", "evaluation.json", "manifest.json")
 
 
-def save_artifact(
-    output: Path,
-    model: Any,
-    tokenizer: Any,
-    metrics: dict[str, Any],
-    manifest: dict[str, Any],
-    stand_in: Path | None,
-) -> None:
-    """Write everything aside, then move it in place, the manifest last: whoever finds one finds all."""
+def save_artifact(output: Path, model: Any, tokenizer: Any, stand_in: Path | None, adapter_folder: str = "") -> None:
+    """Write everything aside, then move it in place; an earlier attempt's results go first."""
+    for name in RESULTS:
+        (output / name).unlink(missing_ok=True)
     aside = output / UNFINISHED
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     save_adapter(model, aside)
-    tokenizer.save_pretrained(aside)
+    save_tokenizer(tokenizer, aside)
     if stand_in is not None:
         shutil.copytree(stand_in, aside / "base")
-    write_json(aside / "metrics.json", metrics)
+    if adapter_folder:
+        (aside / adapter_folder).mkdir()
+        for name in ADAPTER_FILES:
+            shutil.copy2(aside / name, aside / adapter_folder / name)
     for path in sorted(aside.iterdir()):
         _move(path, output / path.name)
     aside.rmdir()
+
+
+def write_results(
+    output: Path, metrics: dict[str, Any], manifest: dict[str, Any], evaluation: dict[str, Any] | None = None
+) -> None:
+    """The manifest last: whoever finds one finds all."""
+    if evaluation:
+        write_json(output / "evaluation.json", evaluation)
+    write_json(output / "metrics.json", metrics)
     write_json(output / "manifest.json", manifest)
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    tokenizer.save_pretrained(folder)
+    template = folder / "chat_template.jinja"
+    if isinstance(tokenizer.chat_template, str) and not template.exists():
+        # transformers before 4.50 keeps it in tokenizer_config.json alone
+        template.write_text(tokenizer.chat_template, encoding="utf-8")
 
 
 def save_adapter(model: Any, folder: Path) -> None:
@@ -46,4 +63,6 @@ def _move(source: Path, target: Path) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -34,6 +35,11 @@ class TrainConfig:
     model_family: str = _in(
         "model", "", "a model whose shape a stand-in copies, when id is not known offline", key="family"
     )
+    token_secret: str = _in(
+        "model",
+        "",
+        "secret in AWS Secrets Manager with the Hub token of a gated model; the request holds its name alone",
+    )
     load_in_4bit: bool = _in("model", True, "quantise the frozen base to 4 bits (QLoRA)")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = _in("model", "nf4", "4-bit data type")
     bnb_4bit_use_double_quant: bool = _in("model", True, "quantise the quantisation constants too")
@@ -41,6 +47,9 @@ class TrainConfig:
         "model",
         "auto",
         "arithmetic of the frozen base; auto takes bfloat16 where the GPU has it, else float16, on a CPU float32",
+    )
+    allow_unquantised: bool = _in(
+        "model", False, "where 4 bits cannot be had on a GPU, load the base unquantised and say so, instead of failing"
     )
     smoke: bool = _in("model", False, "train a small, randomly initialised stand-in of the same family")
     # data
@@ -86,11 +95,19 @@ class TrainConfig:
     logging_steps: int = _in("training", 10, "steps between metric lines")
     eval_strategy: Literal["steps", "epoch", "no"] = _in("training", "steps", "when to evaluate")
     eval_steps: int = _in("training", 50, "steps between evaluations")
+    load_best_model_at_end: bool = _in(
+        "training", False, "keep the adapter with the lowest eval loss instead of the last"
+    )
+    early_stopping_patience: int = _in(
+        "training", 0, "stop after so many evaluations without a lower eval loss; 0 for never"
+    )
+    early_stopping_threshold: float = _in("training", 0.0, "by how much the eval loss must fall to count as lower")
     save_strategy: Literal["steps", "epoch"] = _in("training", "steps", "when to save a checkpoint")
     save_steps: int = _in("training", 100, "steps between checkpoints")
     save_total_limit: int = _in("training", 3, "checkpoints kept")
     seed: int = _in("training", 42, "seed of initialisation, order and dropout")
     report_to: Literal["none", "tensorboard"] = _in("training", "none", "also write TensorBoard files to the output")
+    adapter_folder: str = _in("output", "", "folder of the artifact that holds the adapter a second time")
     # set by the launcher for each job
     output_dir: str = _in("job", "/opt/ml/model", "where the adapter goes")
     checkpoint_dir: str = _in("job", "/opt/ml/checkpoints", "where checkpoints go")
@@ -119,6 +136,12 @@ class TrainConfig:
             raise ConfigError(f"lora_dropout is {self.lora_dropout}; it must be at least 0 and below 1")
         if not 0 <= self.warmup_ratio <= 1:
             raise ConfigError(f"warmup_ratio is {self.warmup_ratio}; it must lie between 0 and 1")
+        if self.eval_strategy == "no" and (self.load_best_model_at_end or self.early_stopping_patience):
+            raise ConfigError(
+                'eval_strategy is "no", but load_best_model_at_end and early_stopping_patience go by the eval loss'
+            )
+        if self.adapter_folder and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.adapter_folder):
+            raise ConfigError(f"adapter_folder is {self.adapter_folder!r}; it must be the plain name of a folder")
         if not self.target_modules:
             raise ConfigError("lora_target_modules is empty; name at least one module, such as q_proj")
 
@@ -137,7 +160,9 @@ POSITIVE = (
     "gradient_accumulation_steps", "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps",
     "save_total_limit", "max_grad_norm",
 )  # fmt: skip
-NOT_NEGATIVE = ("warmup_steps", "weight_decay", "seed", "max_runtime_s")
+NOT_NEGATIVE = (
+    "warmup_steps", "weight_decay", "seed", "max_runtime_s", "early_stopping_patience", "early_stopping_threshold",
+)  # fmt: skip
 
 
 def type_of(name: str) -> Any:

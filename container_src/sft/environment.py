@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .config import TrainConfig
+from .hub_token import load_hub_token
 from .log import say
 from .paths import CONTAINER_BASE, Paths
 
@@ -49,6 +50,8 @@ def prepare_environment(config: TrainConfig, paths: Paths, environ: MutableMappi
         wanted |= CACHES
     if not _needs_hub(config, paths) or not _reaches_hub(environ):
         wanted["HF_HUB_OFFLINE"] = "1"
+    else:
+        load_hub_token(config, environ)
     if not has_gpu():
         # bitsandbytes compiles its kernels for the CPU otherwise: 2 s of imports, then a C++ compiler
         wanted["TORCHDYNAMO_DISABLE"] = "1"
@@ -107,7 +110,7 @@ def import_libraries() -> float:
     # thousands of modules are made and none is dropped: the collector only walks them again and again (1.5 of 12 s)
     gc.disable()
     try:
-        for name in ("torch", "transformers", "bitsandbytes", "peft", "trl"):
+        for name in ("torch", "transformers", "peft", "trl"):
             import_module(name)
         import_module(".trainer", package=__package__)
     finally:

@@ -32,40 +32,66 @@ class Score:
         }
 
 
+@dataclass(frozen=True)
+class RowScores:
+    """Each row's summed loss, how many of its trained tokens were predicted right, and how many there are."""
+
+    losses: list[float]
+    rights: list[float]
+    tokens: list[int]
+
+    @property
+    def total(self) -> Score:
+        tokens = sum(self.tokens)
+        return Score(math.fsum(self.losses) / tokens, sum(self.rights) / tokens, tokens)
+
+
 def sum_tokens(model: Any, batch: dict[str, Any]) -> Any:
     """A batch's summed loss and, beside it, how many of its trained tokens were predicted right."""
     import torch
     from torch.nn import functional
 
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    labels = batch["labels"][:, 1:]
-    trained = labels != IGNORED
-    # only the trained places: float32 copies of all logits would be the largest tensors of the step
-    chosen, wanted = logits[:, :-1][trained].float(), labels[trained]
+    chosen, wanted, _ = _predict(model, batch)
     loss = functional.cross_entropy(chosen, wanted, reduction="sum")
     with torch.no_grad():
         right = (chosen.argmax(dim=-1) == wanted).sum()
     return loss, right
 
 
-def score(model: Any, rows: list[Encoded], padding: Padding, size: int, accelerator: Any) -> Score:
-    """Every process takes a share of the rows; all get the whole score."""
+def _sum_rows(model: Any, batch: dict[str, Any]) -> Any:
+    """The same two sums for every row of a batch, in double precision."""
+    import torch
+    from torch.nn import functional
+
+    chosen, wanted, row = _predict(model, batch)
+    losses = functional.cross_entropy(chosen, wanted, reduction="none")
+    found = torch.stack([losses.double(), (chosen.argmax(dim=-1) == wanted).double()], dim=1)
+    return found.new_zeros(len(batch["labels"]), 2).index_add_(0, row, found)
+
+
+def _predict(model: Any, batch: dict[str, Any]) -> Any:
+    """Logits and labels at the trained places alone, and the row that each belongs to."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    labels = batch["labels"][:, 1:]
+    trained = labels != IGNORED
+    # only the trained places: float32 copies of all logits would be the largest tensors of the step
+    return logits[:, :-1][trained].float(), labels[trained], trained.nonzero()[:, 0]
+
+
+def score_rows(model: Any, rows: list[Encoded], padding: Padding, size: int, accelerator: Any) -> RowScores:
+    """Every process takes a share of the rows; all get the scores of all."""
     import torch
 
-    sums = torch.zeros(3, dtype=torch.float64, device=accelerator.device)
-    share = rows[accelerator.process_index :: accelerator.num_processes]
+    sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=accelerator.device)
+    # by length: batches of like rows waste little on padding, and the sums do not depend on the order
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids))
+    share = order[accelerator.process_index :: accelerator.num_processes]
     with _resting(model), torch.no_grad(), accelerator.autocast():
-        # by length: batches of like rows waste little on padding, and the sums do not depend on the order
-        for group in split_rows(sorted(share, key=lambda row: len(row.input_ids)), size):
-            batch = {name: tensor.to(accelerator.device) for name, tensor in padding.batch(group).items()}
-            loss, right = sum_tokens(model, batch)
-            sums += torch.stack([loss.double(), right.double(), sums.new_tensor(sum(row.trained for row in group))])
-    loss_sum, right_sum, tokens = accelerator.reduce(sums, reduction="sum").tolist()
-    return Score(loss_sum / tokens, right_sum / tokens, int(tokens))
-
-
-def split_rows(rows: list[Encoded], size: int) -> list[list[Encoded]]:
-    return [[rows[index] for index in group] for group in split(list(range(len(rows))), size)]
+        for group in split(share, size):
+            batch = padding.batch([rows[number] for number in group])
+            sums[group] = _sum_rows(model, {name: tensor.to(accelerator.device) for name, tensor in batch.items()})
+    losses, rights = accelerator.reduce(sums, reduction="sum").T.tolist()
+    return RowScores(losses, rights, [row.trained for row in rows])
 
 
 @contextlib.contextmanager

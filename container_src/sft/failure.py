@@ -12,6 +12,12 @@ from pathlib import Path
 from .config import ConfigError
 
 LIMIT = 1024
+# there from the start and gone at the end: a process that is killed cannot write it then
+LAST_WORDS = (
+    "The process was killed or crashed before it could say why. Most often the machine's memory (not the GPU's) ran "
+    "out and the kernel sent SIGKILL: take an instance with more memory, or lower per_device_train_batch_size or "
+    "max_length. Another job of the same run goes on from its last checkpoint."
+)
 
 
 class JobError(RuntimeError):
@@ -35,6 +41,19 @@ def _is_missing_model(error: BaseException, text: str) -> bool:
     )
 
 
+def _has_no_safetensors(error: BaseException, text: str) -> bool:
+    missing = "does not appear to have a file named" in text or "no file named" in text
+    return missing and "model.safetensors" in text
+
+
+def _is_damaged_model(error: BaseException, text: str) -> bool:
+    return type(error).__name__ == "SafetensorError" and "deserializing header" in text
+
+
+def _is_hub_trouble(error: BaseException, text: str) -> bool:
+    return type(error).__name__ in ("HfHubHTTPError", "HTTPError", "HTTPStatusError") or "server error" in text
+
+
 def _is_no_network(error: BaseException, text: str) -> bool:
     names = (
         "LocalEntryNotFoundError",
@@ -47,14 +66,18 @@ def _is_no_network(error: BaseException, text: str) -> bool:
 
 
 def _is_disk_full(error: BaseException, text: str) -> bool:
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left on device" in text
+    # the last one is how torch.save puts it, whatever the system said
+    texts = ("no space left on device", "disk quota exceeded", "file too large", "enforce fail at inline_container")
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+        known in text for known in texts
+    )
 
 
 def _is_version_mismatch(error: BaseException, text: str) -> bool:
     return isinstance(error, (ImportError, AttributeError)) or "unexpected keyword argument" in text
 
 
-# the first kind that fits wins, so the narrow ones stand first
+# the first kind that fits any of the causes wins, so the narrow ones stand first
 KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
     (
         _is_out_of_memory,
@@ -66,13 +89,26 @@ KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
         "The disk is full. Raise the volume size, or lower save_total_limit so that fewer checkpoints are kept.",
     ),
     (
+        _is_missing_model,
+        "The model was not found. Check the spelling of model.id and model.revision, or use a folder.",
+    ),
+    (
         _is_gated,
         "The model is gated. Accept its licence on its Hub page and give the job a token that may read it, or pass the "
         "model as a channel in S3.",
     ),
     (
-        _is_missing_model,
-        "The model was not found. Check the spelling of model.id and model.revision, or use a folder.",
+        _has_no_safetensors,
+        "The model has no safetensors weights; pickled ones, which can run code, are not loaded. Convert it with "
+        "save_pretrained(..., safe_serialization=True), and pass the folder or a channel.",
+    ),
+    (
+        _is_damaged_model,
+        "The model's weights are damaged or were cut short. Upload them again and compare their sizes.",
+    ),
+    (
+        _is_hub_trouble,
+        "The Hub answered with an error of its own. Try again later, or pass the base model as a channel in S3.",
     ),
     (
         _is_no_network,
@@ -91,10 +127,9 @@ def explain(error: BaseException) -> str:
     """What happened and what to do next, from the error or whatever caused it."""
     if isinstance(error, (JobError, ConfigError)):
         return str(error)
-    for cause in _causes(error):
-        text = str(cause).lower()
-        for fits, sentence in KINDS:
-            if fits(cause, text):
+    for fits, sentence in KINDS:
+        for cause in _causes(error):
+            if fits(cause, str(cause).lower()):
                 return f"{sentence} ({_short(cause)})"
     return f"Training failed in {_place(error)}: {_short(error)}. The log has the full traceback."
 
@@ -108,6 +143,7 @@ def report(error: BaseException, folder: Path) -> None:
     sys.stderr.flush()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _take_back_last_words(folder)
         with (folder / "failure").open("x", encoding="utf-8") as file:
             file.write(sentence[:LIMIT])
     except FileExistsError:
@@ -117,8 +153,20 @@ def report(error: BaseException, folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Drop what an earlier attempt left in the same folder."""
+    """Drop what an earlier attempt left in the same folder, or this one's last words at its good end."""
     (folder / "failure").unlink(missing_ok=True)
+
+
+def write_last_words(folder: Path) -> None:
+    """What is read if this process ends without a word."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "failure").write_text(LAST_WORDS, encoding="utf-8")
+
+
+def _take_back_last_words(folder: Path) -> None:
+    file = folder / "failure"
+    if file.is_file() and file.read_text(encoding="utf-8") == LAST_WORDS:
+        file.unlink()
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -8,14 +8,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .artifact import save_artifact
+from .arguments import choose_optimizer
+from .artifact import save_artifact, write_results
 from .batches import Padding
 from .checkpoint import clean_staging, find_newest
+from .comparison import compare
 from .config import TrainConfig
+from .curves import find_notes
 from .data import Encoded, Row, encode, load_rows
 from .environment import import_libraries, prepare_environment, process_count
 from .log import is_first_process, say, warn
-from .manifest import device_name, make_manifest, make_origin, peak_memory_gib
+from .manifest import describe_end, device_name, make_manifest, make_origin, peak_memory_gib
 from .model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
 from .paths import resolve_paths
 from .stand_in import make_stand_in
@@ -87,31 +90,50 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     )
     if resume is not None:
         say(f"Resuming after step {resume.step} from {resume.path.name}.")
+        trainer.best.load(resume.path)
     begun = time.monotonic()
     trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
     trained_s = time.monotonic() - begun
 
-    # the final numbers, on rows that no step has seen
+    # the artifact, before the evaluation: whatever happens then, the adapter is safe
     done = trainer.state.global_step
-    final = evaluate_finally(trainer, test, evaluation)
+    kept = trainer.restore_best()
+    history = trainer.state.log_history
+    early = trainer.after_step.early_stop
+    manifest = make_manifest(config, origin, base, model, schedule)
+    manifest |= describe_end(done, kept, schedule.total, early, stopping.reason)
+    manifest |= {"arithmetic": str(dtype).removeprefix("torch."), "optimizer": choose_optimizer(config)}
+    manifest["health"] = [note.text for note in find_notes(history)]
     metrics = {
         "steps": done,
-        **_last_losses(trainer.state.log_history),
-        **final,
+        "kept_step": kept,
+        **_last_losses(history),
         "tokens": trainer.meter.tokens,
         "trained_tokens": trainer.meter.trained_tokens,
-        "peak_memory_gib": round(peak_memory_gib(), 3),
         "seconds_importing": round(imports_s, 2),
         "seconds_to_first_step": round(begun - started, 2),
         "seconds_training": round(trained_s, 2),
+    }
+    if is_first_process():
+        save_artifact(paths.output, model, tokenizer, Path(stand_in.name) if stand_in else None, config.adapter_folder)
+        write_results(paths.output, metrics, manifest)
+
+    # base against tuned, on rows that no step has seen
+    evaluated = time.monotonic()
+    comparison: dict[str, Any] = {}
+    if manifest["outcome"] == "completed":
+        channel, rows = ("test", test) if test else ("eval", evaluation)
+        comparison = compare_with_base(trainer, channel, rows, kept, config)
+    elif test or evaluation:
+        say("No final evaluation: a job that was asked to stop has no time for it.")
+    metrics |= {
+        **_final_numbers(comparison),
+        "peak_memory_gib": round(peak_memory_gib(), 3),
+        "seconds_evaluating": round(time.monotonic() - evaluated, 2),
         "seconds": round(time.monotonic() - started, 2),
     }
-
-    # the artifact
     if is_first_process():
-        reason = stopping.reason or "another process of the job was asked to stop"
-        manifest = make_manifest(config, origin, base, model, schedule, done, reason)
-        save_artifact(paths.output, model, tokenizer, metrics, manifest, Path(stand_in.name) if stand_in else None)
+        write_results(paths.output, metrics, manifest, comparison)
         _say_outcome(manifest, metrics, paths.output)
     if stand_in is not None:
         stand_in.cleanup()
@@ -136,28 +158,57 @@ def encode_rows(channel: str, rows: list[Row], tokenizer: Any, config: TrainConf
     return encoded
 
 
-def evaluate_finally(trainer: Any, test: list[Encoded], evaluation: list[Encoded]) -> dict[str, Any]:
-    """On the test channel if there is one, else on eval, unless its last evaluation was of this very model."""
-    if test:
-        return {"evaluated_on": "test", **trainer.evaluate(test)}
-    if not evaluation:
+def compare_with_base(
+    trainer: Any, channel: str, rows: list[Encoded], kept: int, config: TrainConfig
+) -> dict[str, Any]:
+    """Loss, perplexity and accuracy with the adapter on and off, and what may be said about the difference."""
+    if not rows:
         return {}
-    step, latest = trainer.latest_score
+    if config.lora_bias != "none":
+        say("No comparison with the base: with trained biases, switching the adapter off does not give it back.")
+        return {}
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    step, latest = trainer.latest
+    tuned = latest if channel == "eval" and step == kept and latest is not None else trainer.score(rows)
+    with model.disable_adapter():
+        base = trainer.score(rows)
+    comparison = compare(base, tuned, channel, config.seed)
+    say(f"Evaluation: {comparison['sentence']}")
+    return comparison
+
+
+def _final_numbers(comparison: dict[str, Any]) -> dict[str, Any]:
+    """The tuned model's numbers by the names of the metric lines, and beside them the base's."""
+    if not comparison:
+        return {}
+    tuned, base = comparison["tuned"], comparison["base"]
     return {
-        "evaluated_on": "eval",
-        **(latest if step == trainer.state.global_step else trainer.evaluate(evaluation)),
+        "evaluated_on": comparison["evaluated_on"],
+        "eval_loss": tuned["loss"]["value"],
+        "eval_perplexity": tuned["perplexity"]["value"],
+        "eval_mean_token_accuracy": tuned["token_accuracy"]["value"],
+        "eval_tokens": comparison["tokens"],
+        "base_loss": base["loss"]["value"],
+        "base_perplexity": base["perplexity"]["value"],
+        "base_mean_token_accuracy": base["token_accuracy"]["value"],
+        "verdict": comparison["verdict"],
     }
 
 
 def _last_losses(history: list[dict[str, float]]) -> dict[str, float]:
     losses = [line["loss"] for line in history if "loss" in line]
-    return {"first_loss": losses[0], "loss": losses[-1]} if losses else {}
+    evaluations = [line["eval_loss"] for line in history if "eval_loss" in line]
+    found = {"first_loss": losses[0], "loss": losses[-1]} if losses else {}
+    return {**found, "eval_loss": evaluations[-1]} if evaluations else found
 
 
 def _say_optimizer(config: TrainConfig) -> None:
     import torch
 
-    if config.optim in UNPAGED and not torch.cuda.is_available():
+    chosen = choose_optimizer(config)
+    if chosen != config.optim:
+        say(f"Optimizer: {chosen} instead of {config.optim}, which this bitsandbytes does not have for a CPU.")
+    elif config.optim in UNPAGED and not torch.cuda.is_available():
         say(
             f"Optimizer: {config.optim} as plain {UNPAGED[config.optim]}, since a CPU has nothing to page to. "
             "The arithmetic is the same."

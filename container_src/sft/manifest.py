@@ -41,14 +41,9 @@ def make_manifest(
     base: Base,
     model: Any,
     schedule: Schedule,
-    steps_done: int,
-    reason: str,
 ) -> dict[str, Any]:
     trainable, total = model.get_nb_trainable_parameters()
     return {
-        "outcome": "completed" if steps_done >= schedule.total else "stopped",
-        "reason": "" if steps_done >= schedule.total else reason,
-        "steps_done": steps_done,
         "steps_total": schedule.total,
         "base_model": {
             "name": base.name,
@@ -70,6 +65,13 @@ def make_manifest(
         "git_revision": config.git_revision,
         "config": dataclasses.asdict(config),
     }
+
+
+def describe_end(done: int, kept: int, total: int, early_stop: str, reason: str) -> dict[str, Any]:
+    """How the job ended: early stopping is the recipe's own end, anything else before the last step is a stop."""
+    completed = done >= total or bool(early_stop)
+    why = "" if done >= total else early_stop or reason or "another process of the job was asked to stop"
+    return {"outcome": "completed" if completed else "stopped", "reason": why, "steps_done": done, "kept_step": kept}
 
 
 def device_name() -> str:

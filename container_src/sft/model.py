@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,38 +81,98 @@ def safe_pad_id(tokenizer: Any, vocabulary: int) -> int:
 
 
 def choose_dtype(config: TrainConfig) -> Any:
-    """The arithmetic of the frozen base."""
+    """The arithmetic of the frozen base: the recipe's where this machine has it."""
     import torch
 
-    if config.compute_dtype != "auto":
-        return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[config.compute_dtype]
     if not torch.cuda.is_available():
-        return torch.float32
+        return torch.float32  # half precision is emulated on most CPUs, and float16 lacks operations
     # is_bf16_supported() counts emulation: a T4 would say yes and run many times slower
-    return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    half = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    asked = {"auto": half, "bfloat16": half, "float16": torch.float16, "float32": torch.float32}
+    return asked[config.compute_dtype]
+
+
+def say_dtype(config: TrainConfig, dtype: Any) -> None:
+    name = str(dtype).removeprefix("torch.")
+    other = f", since this machine has no {config.compute_dtype}" if config.compute_dtype not in ("auto", name) else ""
+    say(f"Arithmetic: {name}{other}.")
 
 
 def load_base(base: Base, config: TrainConfig) -> Any:
     """The base on its device, frozen, in 4 bits where the recipe asks for it and this machine can."""
-    from transformers import AutoModelForCausalLM
-
     dtype = choose_dtype(config)
-    options: dict[str, Any] = {
-        _dtype_keyword(): dtype,
-        "attn_implementation": "sdpa",
-        "trust_remote_code": False,
-    }
-    options |= {"device_map": _device_map(), "revision": base.revision or "main", "use_safetensors": True}
-    if config.load_in_4bit and _can_quantise():
-        options["quantization_config"] = _quantisation(config, dtype)
-    with _refusals(base):
-        model = AutoModelForCausalLM.from_pretrained(base.source, **options)
+    say_dtype(config, dtype)
+    model = _load_quantised(base, config, dtype) if config.load_in_4bit else _load(base, dtype)
     model.requires_grad_(False)
     model.config.use_cache = False
     if config.gradient_checkpointing:
         # not re-entrant: that variant wants inputs with gradients, which a frozen embedding does not give
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model
+
+
+def _load(base: Base, dtype: Any, **quantisation: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with _refusals(base):
+        return AutoModelForCausalLM.from_pretrained(
+            base.source,
+            revision=base.revision or "main",
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            device_map=_device_map(),
+            **{_dtype_keyword(): dtype},
+            **quantisation,
+        )
+
+
+def _load_quantised(base: Base, config: TrainConfig, dtype: Any) -> Any:
+    import torch
+
+    problem = _find_problem_with_4bit(config)
+    if not problem:
+        try:
+            return _load(base, dtype, quantization_config=_quantisation(config, dtype))
+        except torch.OutOfMemoryError:
+            raise  # unquantised it would need more
+        except (ImportError, RuntimeError) as error:
+            if not _is_from_bitsandbytes(error):
+                raise
+            problem = f"4 bits failed ({error})"
+            _check_may_fall_back(config, problem, error)
+    warn(f"{problem}: the base is loaded unquantised, in {str(dtype).removeprefix('torch.')}.")
+    return _load(base, dtype)
+
+
+def _find_problem_with_4bit(config: TrainConfig) -> str:
+    """Why the base cannot be quantised and may be loaded without, or ""; raises where the recipe wants 4 bits only."""
+    import torch
+
+    try:
+        import bitsandbytes
+    except (ImportError, OSError, RuntimeError) as error:
+        problem = f"bitsandbytes does not load here ({error})"
+        _check_may_fall_back(config, problem, error)
+        return problem
+    version = tuple(int(part) for part in bitsandbytes.__version__.split(".")[:2])
+    if torch.cuda.is_available() or version >= (0, 46):
+        return ""
+    return f"bitsandbytes {bitsandbytes.__version__} cannot quantise on a CPU (0.46 can)"
+
+
+def _check_may_fall_back(config: TrainConfig, problem: str, error: Exception) -> None:
+    if not config.allow_unquantised:
+        raise ModelError(
+            f"The base cannot be held in 4 bits: {problem}. Use an image from the launcher's table of known images, or "
+            "set allow_unquantised = true to train on the unquantised base, which takes about four times its memory."
+        ) from error
+
+
+def _is_from_bitsandbytes(error: BaseException) -> bool:
+    """Whether bitsandbytes or its kernels raised it, and not, say, the Hub."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ImportError) or any("bitsandbytes" in frame.filename for frame in frames)
 
 
 def _dtype_keyword() -> str:
@@ -126,19 +187,6 @@ def _device_map() -> dict[str, int] | None:
     import torch
 
     return {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None
-
-
-def _can_quantise() -> bool:
-    import bitsandbytes
-    import torch
-
-    version = tuple(int(part) for part in bitsandbytes.__version__.split(".")[:2])
-    if torch.cuda.is_available() or version >= (0, 46):
-        return True
-    warn(
-        f"bitsandbytes {bitsandbytes.__version__} cannot quantise on a CPU (0.46 can): the base is loaded unquantised."
-    )
-    return False
 
 
 def _quantisation(config: TrainConfig, dtype: Any) -> Any:

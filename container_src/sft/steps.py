@@ -26,7 +26,9 @@ class Schedule:
         return step % self.config.logging_steps == 0 or step in (1, self.total)
 
     def evaluates_after(self, step: int) -> bool:
-        return self._is_due(self.config.eval_strategy, self.config.eval_steps, step)
+        """The last step always, unless it is never: the curve ends with the model that is kept."""
+        asked = self.config.eval_strategy != "no"
+        return asked and (step == self.total or self._is_due(self.config.eval_strategy, self.config.eval_steps, step))
 
     def saves_after(self, step: int) -> bool:
         return step == self.total or self._is_due(self.config.save_strategy, self.config.save_steps, step)

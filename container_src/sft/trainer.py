@@ -12,7 +12,8 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253
@@ -21,10 +22,12 @@ import trl  # noqa: TID253
 
 from .arguments import make_arguments
 from .batches import Padding, StepDataset
+from .best import Best
 from .checkpoint import Origin, prune, publish, staging_folder
 from .config import TrainConfig
+from .curves import evaluations_without_gain, find_notes
 from .data import Encoded
-from .evaluate import score, sum_tokens
+from .evaluate import RowScores, score_rows, sum_tokens
 from .failure import JobError
 from .log import MetricsFile, metric_line, say
 from .paths import Paths
@@ -95,34 +98,49 @@ class Meter:
 class AfterStep(transformers.TrainerCallback):
     """Decides after every step whether to log, evaluate, save or stop."""
 
-    def __init__(self, schedule: Schedule, stopping: Stopping, accelerator: Any) -> None:
+    def __init__(
+        self, schedule: Schedule, stopping: Stopping, accelerator: Any, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._schedule = schedule
         self._stopping = stopping
         self._accelerator = accelerator
-        self._saved = self._began = time.monotonic()
+        self._clock = clock
+        self._saved = self._began = clock()
         self._longest_step_s = 0.0
         self._evaluates = True
+        self.early_stop = ""
 
     def without_evaluation(self) -> AfterStep:
         self._evaluates = False
         return self
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began = time.monotonic()
+        self._began = self._clock()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step, now = state.global_step, time.monotonic()
+        step, now = state.global_step, self._clock()
         self._longest_step_s = max(self._longest_step_s, now - self._began)
         stops = bool(self._stopping.check(2 * self._longest_step_s))
-        overdue = now - self._saved > SAVE_AT_LEAST_EVERY_S
+        overdue = now - self._saved + self._longest_step_s > SAVE_AT_LEAST_EVERY_S
         stops, overdue = self._agree(stops, overdue)
         control.should_log = self._schedule.logs_after(step) or stops
         control.should_evaluate = self._evaluates and self._schedule.evaluates_after(step)
         control.should_save = self._schedule.saves_after(step) or stops or overdue
         control.should_training_stop = control.should_training_stop or stops or step >= self._schedule.total
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Early stopping, from the history that a resumed job has too."""
+        patience, threshold = (
+            self._schedule.config.early_stopping_patience,
+            self._schedule.config.early_stopping_threshold,
+        )
+        losses = [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
+        if patience and evaluations_without_gain(losses, threshold) >= patience:
+            self.early_stop = f"early stopping: the eval loss has not fallen for {patience} evaluations"
+            control.should_save = control.should_training_stop = True
+
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._saved = time.monotonic()
+        self._saved = self._clock()
 
     def _agree(self, *flags: bool) -> tuple[bool, ...]:
         """What any process wants, all do: SIGTERM reaches one of them, and saving needs them all."""
@@ -138,6 +156,7 @@ class MetricLines(transformers.TrainerCallback):
     def __init__(self, schedule: Schedule, file: MetricsFile) -> None:
         self._schedule = schedule
         self._file = file
+        self._noted: set[str] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._file.start(_select(line) for line in state.log_history if _is_metric(line))
@@ -150,6 +169,10 @@ class MetricLines(transformers.TrainerCallback):
         del values["step"]
         say(metric_line(state.global_step, self._schedule.total, values))
         _check_finite(values, state.global_step)
+        for note in find_notes(state.log_history):
+            if note.kind not in self._noted:
+                self._noted.add(note.kind)
+                say(f"[health] {note.text}")
 
 
 def _is_metric(logs: dict[str, float]) -> bool:
@@ -187,7 +210,10 @@ class StepTrainer(trl.SFTTrainer):
         self._origin = origin
         self._schedule = schedule
         self.meter = Meter(schedule)
-        self.latest_score: tuple[int, dict[str, float]] = (-1, {})
+        self._rate = 0.0
+        self.best = Best()
+        # the step of the last evaluation, and what it found
+        self.latest: tuple[int, RowScores | None] = (-1, None)
         with _prepared_already(kwargs["model"]):
             super().__init__(**kwargs)
 
@@ -203,6 +229,7 @@ class StepTrainer(trl.SFTTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         model.train()
+        self._rate = self.optimizer.param_groups[0]["lr"]
         step = self._prepare_inputs(inputs)
         # processes' gradients are averaged, so each one's share is scaled up to make the average the sum
         weight = self.accelerator.num_processes / step["trained"] if step["counts"] else 0.0
@@ -227,16 +254,23 @@ class StepTrainer(trl.SFTTrainer):
     ) -> dict[str, float]:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         with self.meter.paused():
-            found = score(self.model, rows, self._padding, self._config.per_device_eval_batch_size, self.accelerator)
-        metrics = found.as_metrics(metric_key_prefix)
-        self.latest_score = (self.state.global_step, dict(metrics))
+            found = self.score(rows)
+        metrics = found.total.as_metrics(metric_key_prefix)
+        self.latest = (self.state.global_step, found)
+        if self._config.load_best_model_at_end:
+            self.best.offer(self.state.global_step, found.total.loss, self.accelerator.unwrap_model(self.model))
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def score(self, rows: list[Encoded]) -> RowScores:
+        size = self._config.per_device_eval_batch_size
+        return score_rows(self.model, rows, self._padding, size, self.accelerator)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # Trainer rounds its own to four places
             logs.update(self.meter.take(self.state.global_step, self.accelerator))
+            logs["learning_rate"] = self._rate  # the step's own: some versions log the next one's
         # to Trainer's loop the whole job is one epoch
         self.state.epoch = self._schedule.epoch_of(self.state.global_step)
         super().log(logs, start_time)
@@ -262,6 +296,16 @@ class StepTrainer(trl.SFTTrainer):
         self.accelerator.unwrap_model(self.model).save_pretrained(
             output_dir or self.args.output_dir, safe_serialization=True, save_embedding_layers=False
         )
+        self.best.save(Path(output_dir or self.args.output_dir))
+
+    def restore_best(self) -> int:
+        """The step of the adapter that is kept: the best by eval loss where the recipe wants it, else the last."""
+        done = int(self.state.global_step)
+        if not self.best.step or self.best.step == done:
+            return done
+        self.best.restore(self.accelerator.unwrap_model(self.model))
+        say(f"Kept the adapter of step {self.best.step}, whose eval loss of {self.best.loss:.4f} is the lowest.")
+        return self.best.step
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: trl writes one beside every checkpoint."""
@@ -314,8 +358,8 @@ def make_trainer(
         processing_class=tokenizer,
         data_collator=_only_item,
     )
-    after_step = AfterStep(schedule, stopping, trainer.accelerator)
-    trainer.add_callback(after_step if evaluation else after_step.without_evaluation())
+    trainer.after_step = AfterStep(schedule, stopping, trainer.accelerator)
+    trainer.add_callback(trainer.after_step if evaluation else trainer.after_step.without_evaluation())
     trainer.add_callback(MetricLines(schedule, MetricsFile(paths.output / "metrics.jsonl")))
     # prints every log as a dict, which our metric lines replace
     trainer.remove_callback(transformers.PrinterCallback)

@@ -47,9 +47,8 @@ def start_training() -> Callable[..., subprocess.Popen[str]]:
     """Start train.py as the toolkit does: hyperparameters in argv, the base folder in the environment."""
 
     def start(base: Path, **hyperparameters: Any) -> subprocess.Popen[str]:
-        argv = [text for name, value in hyperparameters.items() for text in (f"--{name}", str(value))]
         return subprocess.Popen(
-            [sys.executable, str(TRAIN), *argv],
+            [sys.executable, str(TRAIN), *_make_argv(hyperparameters)],
             cwd=base,
             env={**os.environ, "SAGEMAKER_BASE_DIR": str(base)},
             stdout=subprocess.PIPE,
@@ -58,6 +57,41 @@ def start_training() -> Callable[..., subprocess.Popen[str]]:
         )
 
     return start
+
+
+TOGETHER = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import train
+for base, argv in json.loads(sys.argv[2]):
+    os.environ["SAGEMAKER_BASE_DIR"] = base
+    print("job in", base, "ends with", train.main(argv), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def train_together() -> Callable[..., str]:
+    """Run train.py's main for each base folder, one after the other in one process: imports take most of a job."""
+
+    def run(jobs: dict[Path, dict[str, Any]], **environ: str) -> str:
+        asked = [(str(base), _make_argv(hyperparameters)) for base, hyperparameters in jobs.items()]
+        done = subprocess.run(
+            [sys.executable, "-c", TOGETHER, str(TRAIN.parent), json.dumps(asked)],
+            env={**os.environ, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    return run
+
+
+def _make_argv(hyperparameters: dict[str, Any]) -> list[str]:
+    return [text for name, value in hyperparameters.items() for text in (f"--{name}", str(value))]
 
 
 @pytest.fixture(scope="session")

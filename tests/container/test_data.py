@@ -36,6 +36,22 @@ def test_completion_and_end_are_trained_and_the_prompt_is_not(tokenizers: dict[s
     assert encoded.ends and not encoded.truncated
 
 
+@pytest.mark.parametrize("length", [0, 40])
+def test_the_end_is_trained_where_it_also_pads(tokenizers: dict[str, Any], length: int) -> None:
+    """Experiments 1 and 2: pad = eos, to the longest row and to a fixed length."""
+    from container_src.sft.batches import pad_rows
+
+    tokenizer = tokenizers["llama"]
+    end = tokenizer.eos_token_id
+    rows = [_row(prompt="What helps?", completion=text) for text in (" Rest.", " Rest, water and a dark room.")]
+    encoded = [encode(row, tokenizer, TrainConfig()) for row in rows]
+    padded = pad_rows(encoded, pad_id=end, length=length)
+    assert padded["input_ids"][0].count(end) > 1
+    for row, labels in zip(encoded, padded["labels"], strict=True):
+        assert labels.count(end) == 1
+        assert labels.index(end) == len(row.input_ids) - 1
+
+
 def test_prompt_tokens_are_those_that_inference_sees(tokenizers: dict[str, Any]) -> None:
     tokenizer = tokenizers["llama"]
     encoded = encode(_row(prompt="What helps? ye", completion="s"), tokenizer, TrainConfig())

@@ -15,6 +15,7 @@ from container_src.sft import failure
 from container_src.sft.arguments import VersionError, fit_keywords
 from container_src.sft.config import ConfigError, TrainConfig, encode, parse_args
 from container_src.sft.data import RowError
+from container_src.sft.failure import JobError
 from container_src.sft.log import MetricsFile, metric_line
 from container_src.sft.model import ModelError, check_targets
 from container_src.sft.paths import resolve_paths, write_pid
@@ -38,6 +39,10 @@ def test_hyperparameters_survive_the_command_line() -> None:
         (["--optim", "sgd"], "optim is 'sgd'; it must be one of"),
         (["--max_steps", "0"], "max_steps is 0"),
         (["--lora_r"], "lora_r"),
+        (["--eval_strategy", "no", "--load_best_model_at_end", "true"], 'eval_strategy is "no"'),
+        (["--eval_strategy", "no", "--early_stopping_patience", "2"], 'eval_strategy is "no"'),
+        (["--early_stopping_patience", "-1"], "early_stopping_patience is -1"),
+        (["--adapter_folder", "../elsewhere"], "the plain name of a folder"),
     ],
 )
 def test_a_bad_hyperparameter_is_named(argv: list[str], problem: str) -> None:
@@ -67,6 +72,33 @@ def test_only_the_first_process_writes_the_pid(tmp_path: Path) -> None:
     assert not (tmp_path / "output").exists()
     write_pid({"SAGEMAKER_BASE_DIR": str(tmp_path), "RANK": "0"})
     assert (tmp_path / "output" / "pid").read_text().isdigit()
+
+
+@pytest.mark.parametrize("asked", ["auto", "bfloat16", "float16"])
+def test_a_cpu_computes_in_float32_and_says_what_was_asked(asked: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from container_src.sft.model import choose_dtype, say_dtype
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    config = TrainConfig(compute_dtype=asked)
+    say_dtype(config, choose_dtype(config))
+    note = "" if asked == "auto" else f", since this machine has no {asked}"
+    assert capsys.readouterr().out == f"Arithmetic: float32{note}.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "token"), [("hf_a\n", "hf_a"), ('{"token": "hf_b"}', "hf_b"), ("", None), ('{"a": "x", "b": "y"}', None)]
+)
+def test_a_secret_is_a_token_or_an_object_with_one(text: str, token: str | None) -> None:
+    from container_src.sft.hub_token import _token_in
+
+    if token is None:
+        with pytest.raises(JobError, match="The secret s holds no token"):
+            _token_in(text, "s")
+    else:
+        assert _token_in(text, "s") == token
 
 
 def test_a_signal_stops_with_its_name() -> None:

@@ -55,7 +55,7 @@ def test_what_happens_after_which_step() -> None:
     schedule = make_schedule(config, rows=200, processes=1)
     steps = range(1, 8)
     assert [step for step in steps if schedule.logs_after(step)] == [1, 3, 6, 7]
-    assert [step for step in steps if schedule.evaluates_after(step)] == [4]
+    assert [step for step in steps if schedule.evaluates_after(step)] == [4, 7]
     assert [step for step in steps if schedule.saves_after(step)] == [5, 7]
 
 

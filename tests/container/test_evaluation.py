@@ -1,0 +1,199 @@
+"""Base against tuned: the intervals, the verdict, and what a job leaves of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from container_src.sft.comparison import compare
+from container_src.sft.evaluate import RowScores
+
+SETTINGS: dict[str, Any] = {"smoke": True, "max_length": 64, "max_steps": 9, "logging_steps": 3, "eval_steps": 3}
+
+
+def _scores(losses: list[float], tokens: int = 10) -> RowScores:
+    return RowScores([loss * tokens for loss in losses], [tokens // 2] * len(losses), [tokens] * len(losses))
+
+
+def _spread(count: int, around: float, seed: int) -> list[float]:
+    source = random.Random(seed)
+    return [around + source.gauss(0, 0.3) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict", "words"),
+    [
+        (-0.2, "better", "Tuning lowered the loss from"),
+        (0.2, "worse", "Tuning raised the loss from"),
+        (0.0, "no detectable change", "No detectable change of the loss from"),
+    ],
+)
+def test_verdicts(shift: float, verdict: str, words: str) -> None:
+    base = _spread(40, 2.0, seed=1)
+    noise = _spread(40, 0.0, seed=2)
+    mean = sum(noise) / len(noise)
+    tuned = [loss + shift + (other - mean) / 10 for loss, other in zip(base, noise, strict=True)]
+    found = compare(_scores(base), _scores(tuned), "test", seed=3)
+    assert found["verdict"] == verdict
+    assert found["sentence"].startswith(words)
+    assert found["difference"]["loss"]["value"] == pytest.approx(shift, abs=1e-9)
+
+
+def test_an_untouched_model_shows_no_detectable_change() -> None:
+    scores = _scores(_spread(30, 2.0, seed=1))
+    found = compare(scores, scores, "eval", seed=1)
+    assert found["verdict"] == "no detectable change"
+    assert found["difference"]["loss"] == {"value": 0, "low": 0, "high": 0}
+
+
+def test_a_difference_within_the_noise_of_rows_is_not_detectable() -> None:
+    base, tuned = _spread(30, 2.0, seed=1), _spread(30, 1.98, seed=9)
+    assert compare(_scores(base), _scores(tuned), "eval", seed=1)["verdict"] == "no detectable change"
+
+
+def test_pairing_finds_what_unpaired_rows_would_hide() -> None:
+    """Rows differ by 1.0 among each other, but each one falls by about 0.05."""
+    base = [1.0 + row % 5 * 0.5 for row in range(20)]
+    tuned = [loss - 0.05 - row % 3 * 0.01 for row, loss in enumerate(base)]
+    found = compare(_scores(base), _scores(tuned), "eval", seed=1)
+    assert found["verdict"] == "better"
+    assert found["base"]["loss"]["low"] < found["tuned"]["loss"]["value"]  # the intervals themselves overlap
+
+
+def test_four_rows_are_too_few_to_tell() -> None:
+    found = compare(_scores([2.0] * 4), _scores([1.0] * 4), "eval", seed=1)
+    assert found["verdict"] == "too few rows"
+
+
+def test_losses_are_over_tokens_and_intervals_hang_on_the_seed_alone() -> None:
+    base = RowScores([10.0, 1.0, 2.0, 3.0, 4.0], [1.0] * 5, [2, 1, 1, 1, 5])
+    first, again, other = (compare(base, base, "eval", seed) for seed in (1, 1, 2))
+    assert first["base"]["loss"]["value"] == 2.0
+    assert first["base"]["token_accuracy"]["value"] == 0.5
+    assert first["base"]["loss"]["low"] < 2.0 < first["base"]["loss"]["high"]
+    assert first == again
+    assert first["base"]["loss"]["high"] != other["base"]["loss"]["high"]
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    covered = 0
+    for trial in range(60):
+        scores = _scores(_spread(40, 2.0, seed=trial))
+        low, high = (compare(scores, scores, "eval", seed=trial)["base"]["loss"][name] for name in ("low", "high"))
+        covered += low <= 2.0 <= high
+    assert covered >= 51  # 95 % of 60 is 57; fewer than 51 of them happens by chance once in a thousand
+
+
+@pytest.fixture(scope="module")
+def bases(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_base: Callable[[Path], Path],
+    train_together: Callable[..., str],
+) -> dict[str, Path]:
+    """Jobs whose end differs; "continued" begins from the adapter of "learns"."""
+    found = {name: make_base(tmp_path_factory.mktemp("ends")) for name in ("untouched", "learns", "best", "continued")}
+    learns = {**SETTINGS, "learning_rate": 5e-3}
+    logs = train_together(
+        {
+            # an adapter's second matrix starts at zero, and at this rate float32 logits do not move
+            found["untouched"]: {**SETTINGS, "learning_rate": 1e-30},
+            found["learns"]: learns,
+            # far too fast: after a first fall the eval loss only rises
+            found["best"]: {
+                **SETTINGS,
+                "learning_rate": 3e-2,
+                "max_steps": 60,
+                "eval_steps": 1,
+                "lr_scheduler_type": "constant",
+                "load_best_model_at_end": True,
+                "early_stopping_patience": 3,
+                "adapter_folder": "lora_adapters",
+                "report_to": "tensorboard",
+            },
+            found["continued"]: {**learns, "adapter_path": found["learns"] / "model"},
+        }
+    )
+    (found["untouched"] / "log").write_text(logs)
+    return found
+
+
+def _read(base: Path, name: str) -> dict[str, Any]:
+    return dict(json.loads((base / "model" / name).read_text()))
+
+
+def test_an_untouched_adapter_says_so(bases: dict[str, Path]) -> None:
+    found = _read(bases["untouched"], "evaluation.json")
+    assert found["verdict"] == "no detectable change"
+    assert found["difference"]["loss"]["value"] == 0
+    assert "Evaluation: No detectable change of the loss" in (bases["untouched"] / "log").read_text()
+
+
+def test_a_job_that_learns_says_by_how_much(bases: dict[str, Path]) -> None:
+    found, metrics = _read(bases["learns"], "evaluation.json"), _read(bases["learns"], "metrics.json")
+    assert found["verdict"] == metrics["verdict"] == "better"
+    assert metrics["base_loss"] == found["base"]["loss"]["value"] > metrics["eval_loss"]
+    assert metrics["evaluated_on"] == "eval"
+    last = [json.loads(line) for line in (bases["learns"] / "model" / "metrics.jsonl").read_text().splitlines()][-1]
+    assert last["eval_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-6)
+
+
+def test_the_best_by_eval_loss_is_kept_and_the_job_stops_early(bases: dict[str, Path]) -> None:
+    manifest, metrics = _read(bases["best"], "manifest.json"), _read(bases["best"], "metrics.json")
+    lines = [json.loads(line) for line in (bases["best"] / "model" / "metrics.jsonl").read_text().splitlines()]
+    evaluations = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+    best = min(evaluations, key=lambda step: evaluations[step])
+    assert manifest["outcome"] == "completed"
+    assert "early stopping" in manifest["reason"]
+    assert manifest["steps_done"] == best + 3 < 60
+    assert manifest["kept_step"] == metrics["kept_step"] == best
+    # measured again with the adapter that the artifact holds
+    assert metrics["eval_loss"] == pytest.approx(evaluations[best], rel=1e-5)
+
+
+def test_the_adapter_lies_under_a_second_name_too(bases: dict[str, Path]) -> None:
+    model = bases["best"] / "model"
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (model / "lora_adapters" / name).read_bytes() == (model / name).read_bytes()
+
+
+def test_tensorboard_files_lie_in_the_output(bases: dict[str, Path]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(bases["best"] / "model" / "tensorboard"))
+    events.Reload()
+    assert {"train/loss", "train/learning_rate", "eval/loss"} <= set(events.Tags()["scalars"])
+
+
+def test_training_goes_on_from_an_earlier_adapter(bases: dict[str, Path]) -> None:
+    earlier, later = (_read(bases[name], "metrics.json") for name in ("learns", "continued"))
+    assert later["first_loss"] < earlier["first_loss"]
+    assert later["eval_loss"] < earlier["eval_loss"]
+
+
+def test_merged_and_unmerged_agree_in_a_fresh_process(bases: dict[str, Path]) -> None:
+    """The base loaded in float32: 1e-4 of logits that reach about 10."""
+    script = """
+import torch, transformers
+from peft import PeftModel
+base = transformers.AutoModelForCausalLM.from_pretrained("base", torch_dtype=torch.float32)
+ids = transformers.AutoTokenizer.from_pretrained(".")("Question 1: what helps?", return_tensors="pt").input_ids
+with torch.no_grad():
+    plain = base(ids).logits
+    adapted = PeftModel.from_pretrained(base, ".").eval()
+    unmerged = adapted(ids).logits
+    merged = adapted.merge_and_unload()(ids).logits
+print((merged - unmerged).abs().max().item(), (merged - plain).abs().max().item())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=bases["learns"] / "model", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    apart, learnt = map(float, done.stdout.split())
+    assert apart < 1e-4 < 1e-1 < learnt
