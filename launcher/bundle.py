@@ -17,6 +17,7 @@ SKIPPED_FOLDERS = {"__pycache__", "node_modules", "venv", "env"}
 SKIPPED_SUFFIXES = {".pyc", ".pyo", ".swp"}
 # A bundle can be read by everyone who may describe the job.
 SECRET_SUFFIXES = {".pem", ".key", ".p12", ".pfx"}
+SECRET_NAMES = {"credentials", "id_rsa", "id_ed25519"}
 STORED_BLOCK = 65535
 
 
@@ -50,6 +51,14 @@ def make_bundle(source: Path, extra: tuple[Path, ...] = ()) -> Bundle:
     return Bundle(_gzip_stored(_tar(names, members)), names)
 
 
+def digest_files(paths: tuple[Path, ...]) -> str:
+    """Of the user's own files, names and content."""
+    digest = hashlib.sha256()
+    for name, file in sorted(member for path in paths for member in _extra_members(path)):
+        digest.update(f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
 def _walk(folder: Path, root: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.iterdir()):
         if _is_skipped(path):
@@ -71,19 +80,25 @@ def _is_skipped(path: Path) -> bool:
 def _extra_members(path: Path) -> Iterator[tuple[str, Path]]:
     if not path.exists():
         raise InputError(f"code.files: {path} does not exist.", hint="Paths start at the recipe's folder.")
-    if path.is_symlink() or path.name.startswith(".") or path.suffix in SECRET_SUFFIXES:
-        raise InputError(
-            f"code.files: {path} may not travel in a bundle (a link, a hidden file or a key).",
-            hint="Secrets go to Secrets Manager; everything in a bundle can be read by whoever may read the bucket.",
-        )
+    if path.is_symlink() or path.name.startswith("."):
+        raise _refuse_to_carry(path)
     members = list(_walk(path, path.parent)) if path.is_dir() else [(path.name, path)]
     for name, file in members:
+        if file.suffix in SECRET_SUFFIXES or file.name in SECRET_NAMES:
+            raise _refuse_to_carry(file)
         if file.name == "setup.py":
             raise InputError(
                 f"code.files: {file} would turn the bundle into a package install.",
                 hint="Ship plain modules: SageMaker runs `pip install .` when it sees a setup.py.",
             )
         yield name, file
+
+
+def _refuse_to_carry(path: Path) -> InputError:
+    return InputError(
+        f"code.files: {path} may not travel in a bundle (a link, a hidden file or a key).",
+        hint="Secrets go to Secrets Manager; everything in a bundle can be read by whoever may read the bucket.",
+    )
 
 
 def _tar(names: tuple[str, ...], members: dict[str, Path]) -> bytes:

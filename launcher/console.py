@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from launcher.job import JobState, JobSummary
+    from launcher.job import JobSummary
     from launcher.recipe import Recipe
     from launcher.results.adapters import Adapter
 
@@ -64,25 +63,6 @@ def print_error(error: LauncherError) -> None:
         say(f"  -> {error.hint}")
 
 
-def state_rows(state: JobState) -> list[tuple[str, str]]:
-    rows = [
-        ("job", state.name),
-        ("status", state.status.value),
-        ("doing", state.message),
-        ("place", state.place),
-        ("instance", state.instance),
-        ("created", f"{state.created:%Y-%m-%d %H:%M:%S %Z}"),
-    ]
-    if state.training_s is not None:
-        billed = f", {state.billed_s:,} s billed" if state.billed_s is not None else ""
-        rows.append(("time", f"{state.training_s:,} s{billed}"))
-    if state.model_uri:
-        rows.append(("model", state.model_uri))
-    if state.reason:
-        rows.append(("reason", state.reason))
-    return rows
-
-
 def print_jobs(found: Sequence[JobSummary]) -> None:
     if not found:
         say("No jobs yet. `launcher submit --instance local` starts one.")
@@ -119,11 +99,13 @@ def follow(lines: Iterable[str], emit: Callable[[str], None]) -> None:
         return
     with _training_bar() as bar:
         task = bar.add_task("starting", total=None, numbers="")
+        numbers: Metrics = {}
         for line in lines:
             found = parse_metrics(line)
-            if found is not None:
-                _advance(bar, task, found)
-            elif sys.stdout.isatty() or emit is say:
+            if found is not None and emit is not data_line_json:
+                numbers |= found  # an evaluation line keeps the loss and the speed of the last step on the bar
+                _advance(bar, task, numbers)
+            elif emit is not data_line_json and sys.stdout.isatty() or emit is say:
                 bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             else:
                 emit(line)
@@ -165,33 +147,24 @@ def metric_words(found: Metrics) -> str:
     return "  ".join(words)
 
 
-def html_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """For Jupyter."""
-    top = "".join(f"<th style='text-align:left'>{html.escape(cell)}</th>" for cell in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-
-
 def data_line_json(text: str) -> None:
     """One log line as one JSON line: the text, and its numbers where it has some."""
     data(json.dumps({"message": text, "metrics": parse_metrics(text)}, ensure_ascii=False))
 
 
 def print_recipe(recipe: Recipe) -> None:
-    """As TOML that can be saved and edited; each value's origin stands in a comment."""
+    """As TOML that can be saved and edited: defaults as comments, everything else with where it came from."""
     section = ""
     for key, value, origin in recipe.rows():
         head, _, name = key.rpartition(".")
         if head != section:
             data(f"\n[{head}]")
             section = head
-        data(f"{name} = {value}  # {origin}")
+        data(f"# {name} = {value}" if origin == "default" else f"{name} = {value}  # {origin}")
 
 
 def print_adapter(job: str, adapter: Adapter) -> None:
     data(str(adapter.folder))
-    say(f"the adapter of {job} ({adapter.bytes:,} bytes, base {adapter.base_model}) lies in {adapter.folder}")
+    base = "its stand-in base beside it" if adapter.base_model == "base" else f"for {adapter.base_model}"
+    say(f"the adapter of {job} ({adapter.bytes:,} bytes, {base}) lies in {adapter.folder}")
     say(f"  -> `launcher logs {job}` shows its log, `launcher list` every job")

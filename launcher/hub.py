@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import os
 import urllib.error
 import urllib.request
@@ -13,21 +14,23 @@ TIMEOUT_S = 5.0
 
 class Found(enum.Enum):
     YES = "yes"
+    GATED = "gated"
     NO = "no"
     UNREACHABLE = "unreachable"
 
 
 def look_up(model: str, revision: str = "") -> Found:
-    """Ask the Hub for a model. A gated one counts as found: whether its gate opens is the token's business."""
+    """Ask the Hub for a model, as a job would that has no token."""
     base = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     url = f"{base}/api/models/{model}" + (f"/revision/{revision}" if revision else "")
-    request = urllib.request.Request(url, method="HEAD")  # noqa: S310  # https, or the mirror the user has set
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
-            return Found.YES
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+            return Found.GATED if json.load(answer).get("gated") else Found.YES
     except urllib.error.HTTPError as error:
         # The Hub answers 401 both for a private model and for one that does not exist.
-        return Found.NO if error.code in (401, 404) and not os.environ.get("HF_TOKEN") else Found.YES
+        return Found.NO if error.code in (401, 403, 404) else Found.UNREACHABLE
+    except ValueError:
+        return Found.UNREACHABLE  # something else answers there, such as a hotel's sign-in page
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return Found.UNREACHABLE
 

@@ -10,7 +10,7 @@ class Instance:
     gpus: int
     gpu: str
     gpu_memory_gb: int
-    memory_gb: int
+    memory_gb: int  # of the host, where a model is loaded and merged
     nvme: bool = False
 
 

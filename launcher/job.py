@@ -15,11 +15,13 @@ from typing import Any
 from launcher import ledger
 from launcher.aws import jobs
 from launcher.aws.logs import iter_log_lines
+from launcher.aws.s3 import find_object, split_uri
 from launcher.aws.session import Session, open_session
 from launcher.errors import ArtifactError, CloudError, CredentialsError, JobFailed, JobStopped, UnknownJob
 from launcher.progress import Track, untracked
 from launcher.results.adapters import Adapter, fetch_adapter
 from launcher.results.metrics import Metrics, iter_metrics
+from launcher.tables import html_table
 
 TAIL_LINES = 40
 STATUS_POLL_S = 5.0
@@ -102,6 +104,25 @@ class JobState:
             for key, value in vars(self).items()
         }
 
+    def rows(self) -> list[tuple[str, str]]:
+        """As people read it."""
+        rows = [("job", self.name), ("status", self.status.value)]
+        if not self.reason:
+            rows.append(("doing", self.message))
+        rows += [
+            ("place", self.place),
+            ("instance", self.instance),
+            ("created", f"{self.created:%Y-%m-%d %H:%M:%S %Z}"),
+        ]
+        if self.training_s is not None:
+            billed = f", {self.billed_s:,} s billed" if self.billed_s is not None else ""
+            rows.append(("time", f"{self.training_s:,} s{billed}"))
+        if self.status.is_over and self.model_uri:
+            rows.append(("model", self.model_uri))
+        if self.reason:
+            rows.append(("reason", self.reason))
+        return rows
+
 
 class Job:
     """One attempt at a run. Nothing is cached that can change."""
@@ -114,9 +135,7 @@ class Job:
         return f"Job({self.name!r}, place={self.session.place!r})"
 
     def _repr_html_(self) -> str:
-        from launcher.console import html_table, state_rows
-
-        return html_table(["job", self.name], state_rows(self.state()))
+        return html_table(["job", self.name], self.state().rows())
 
     @property
     def run(self) -> str:
@@ -164,8 +183,12 @@ class Job:
             raise JobStopped(f"{self.name} was stopped: {state.message}", hint=_stopped_hint(self))
         return state
 
+    def has_model(self, state: JobState) -> bool:
+        """Whether the model is there: AWS names its place from the beginning, whatever comes of it."""
+        return bool(state.model_uri) and find_object(self.session, *split_uri(state.model_uri)) is not None
+
     def stop(self) -> None:
-        """Ask it to stop; it saves what it has."""
+        """Ask it to stop; a job that trains saves what it has."""
         jobs.stop_job(self.session, self.name)
 
     def fetch(self, folder: str | Path = "", track: Track = untracked) -> Adapter:
@@ -176,13 +199,13 @@ class Job:
                 f"{self.name} is {state.status.value}; its model comes at the end.",
                 hint=f"`launcher wait {self.name}` waits for it.",
             )
-        if not state.model_uri:
+        if not self.has_model(state):
             raise ArtifactError(f"{self.name} left no model: {state.reason or state.message}")
         return fetch_adapter(self.session, state.model_uri, Path(folder or Path("runs") / self.name), track)
 
 
 def _stopped_hint(job: Job) -> str:
-    return f"`launcher fetch {job.name}` gets the adapter so far; another submit of {job.run} goes on from there."
+    return f"`launcher fetch {job.name}` gets what it saved; another submit of {job.run} goes on where it can."
 
 
 def _make_state(description: dict[str, Any], place: str) -> JobState:
@@ -246,6 +269,8 @@ def _make_summary(summary: dict[str, Any], place: str) -> JobSummary:
 
 def attach(name: str, place: str | None = None) -> Job:
     """The job of this name; or the newest of the run of this name; or the only job whose name begins like this."""
+    if not name:
+        raise UnknownJob("No job is named.", hint="`launcher list` shows the jobs that can be seen from here.")
     known = {entry.job: entry for entry in ledger.entries() if place in (None, entry.place)}
     if found := _pick(name, [*reversed(known)]):
         return Job(found, open_session(known[found].place, known[found].region))

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from container_src.sft import config as sft
 from launcher import images, instances
-from launcher.bundle import Bundle, make_bundle, source_folder
+from launcher.bundle import Bundle, digest_files, make_bundle, source_folder
 from launcher.data.channels import Channel, folder_channel, rows_channel, s3_channel
 from launcher.errors import RecipeError, RunError
-from launcher.recipe import Recipe
+from launcher.recipe import PATH_STARTS, Recipe
+from launcher.tables import html_table
 
 STAMP_FORMAT = "%Y%m%d-%H%M%S"
 JOB_NAME_LIMIT = 63
@@ -37,7 +38,7 @@ class Plan:
     bundle: Bundle
     config: sft.TrainConfig
     gpus: int
-    generation: str
+    checkpoints: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -51,19 +52,21 @@ class Plan:
     @property
     def checkpoint_key(self) -> str:
         """One folder per start from scratch: a fresh start can never meet an older one's checkpoints."""
-        return f"checkpoints/{self.run}/{self.generation}/"
+        return f"checkpoints/{self.run}/{self.stamp}/"
 
     @property
     def is_distributed(self) -> bool:
         return self.gpus * self.recipe.compute.count > 1
 
-    def resuming(self, generation: str) -> Plan:
-        """The same plan, going on from the checkpoints of an earlier job of this run."""
-        return dataclasses.replace(self, generation=generation)
+    def resuming(self, checkpoints: str) -> Plan:
+        """The same plan, going on from the checkpoints of an earlier job, wherever in S3 they lie."""
+        return dataclasses.replace(self, checkpoints=checkpoints)
+
+    def restamped(self, now: datetime | None = None) -> Plan:
+        """The same plan for another job of its run: a job's name is given out once."""
+        return dataclasses.replace(self, stamp=make_stamp(now))
 
     def _repr_html_(self) -> str:
-        from launcher.console import html_table
-
         return html_table(["plan", self.job_name], self.rows())
 
     def rows(self) -> list[tuple[str, str]]:
@@ -85,7 +88,7 @@ class Plan:
             ("bundle", f"{len(self.bundle.names)} files, {len(self.bundle.content):,} bytes -> {self.source_key}"),
             ("training", f"{steps}, {batch} rows a step, {config.max_length} tokens a row, {config.optim}"),
             ("adapter", f"r {config.lora_r}, alpha {config.lora_alpha}, {config.lora_target_modules}"),
-            ("checkpoints", self.checkpoint_key),
+            ("checkpoints", self.checkpoints or self.checkpoint_key),
             ("output", f"output/{self.job_name}/output/model.tar.gz"),
             (
                 "limit",
@@ -99,29 +102,37 @@ class Plan:
         compute = self.recipe.compute
         count = f"{compute.count} x " if compute.count > 1 else ""
         where = "this machine, in place of " if compute.place == "local" else ""
-        return f"{where}{count}{compute.instance}" + (f" ({self.gpus} GPUs each)" if self.gpus > 1 else "")
+        known = instances.find_instance(compute.instance)
+        gpus = f" ({known.gpus} x {known.gpu} of {known.gpu_memory_gb} GB)" if known else ""
+        return f"{where}{count}{compute.instance}{gpus}"
 
 
 def make_plan(recipe: Recipe, name: str | None = None, *, now: datetime | None = None) -> Plan:
     """Check every row, pack the bundle, name everything. Reads files; needs no network and no credentials."""
-    run = _check_run_name(name) if name else _as_run_name(recipe.name)
-    stamp = (now or datetime.now(UTC)).strftime(STAMP_FORMAT)
+    run = _as_run_name(recipe.name) if name is None else _check_run_name(name)
     channels = _make_channels(recipe)
-    bundle = make_bundle(source_folder(), tuple(recipe.resolve(file) for file in recipe.code.files))
+    bundle = make_bundle(source_folder(), _own_code(recipe))
     gpus = _count_gpus(recipe)
     image = None if recipe.image.uri else images.image_named(recipe.image.version)
     return Plan(
         recipe=recipe,
         run=run,
-        stamp=stamp,
+        stamp=make_stamp(now),
         image=image,
         channels=channels,
         bundle=bundle,
         config=_job_config(recipe, channels, bundle, gpus),
         gpus=gpus,
-        generation=stamp,
         notes=tuple(_notes(recipe, image)),
     )
+
+
+def make_stamp(now: datetime | None = None) -> str:
+    return (now or datetime.now(UTC)).strftime(STAMP_FORMAT)
+
+
+def _own_code(recipe: Recipe) -> tuple[Path, ...]:
+    return tuple(recipe.resolve(file) for file in recipe.code.files)
 
 
 def wait_s(recipe: Recipe) -> int:
@@ -170,7 +181,7 @@ def _make_channels(recipe: Recipe) -> tuple[Channel, ...]:
 
 def _is_folder(recipe: Recipe, model: str) -> bool:
     """A folder where there is one, or where the spelling can mean nothing else; a Hub id has at most one slash."""
-    return recipe.resolve(model).is_dir() or model.startswith(("/", "./", "../", "~"))
+    return recipe.resolve(model).is_dir() or model.startswith(PATH_STARTS)
 
 
 def _count_gpus(recipe: Recipe) -> int:
@@ -216,6 +227,7 @@ def recipe_digest(recipe: Recipe) -> str:
     }
     shaping["image"] = recipe.image.uri or recipe.image.version
     shaping["model_s3"] = recipe.model.s3
+    shaping["code"] = digest_files(_own_code(recipe))
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -245,6 +257,8 @@ def _notes(recipe: Recipe, image: images.Image | None) -> list[str]:
             f"stand-in model ({recipe.origins['model.smoke']}): a small random model of the same family for "
             f"{recipe.config.max_steps} steps proves the road, not the result"
         )
+    if not recipe.data.eval:
+        notes.append("no evaluation: --eval names rows for it")
     if image and image.patched_until and image.patched_until < datetime.now(UTC).strftime("%Y-%m-%d"):
         notes.append(f"AWS patched the {image.version} image until {image.patched_until}; it still runs")
     if any(Path(file).name == "requirements.txt" for file in recipe.code.files):

@@ -15,9 +15,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from container_src.sft import config as sft
 from launcher import gpu, images
 from launcher.errors import RecipeError
+from launcher.tables import html_table
 
 Place = Literal["aws", "local"]
 SHIPPED_DEFAULT = "qwen2.5-1.5b-medical"
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+PATH_STARTS = ("/", "./", "../", "~")  # what can mean nothing but a folder
 PATH_KEYS = {"data.train", "data.eval", "data.test", "model.id", "model.adapter"}
 SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code")
 # A random model needs a higher rate than a trained one to learn anything in 20 steps; and a CPU would take minutes over
@@ -116,8 +119,6 @@ class Recipe:
         return self.name if not owner else getattr(getattr(self, owner), name)
 
     def _repr_html_(self) -> str:
-        from launcher.console import html_table
-
         return html_table(["key", "value", "from"], self.rows())
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -186,10 +187,11 @@ def load_recipe(
     """
     path = find_recipe(source)
     given = _read(path)
+    _place(given)
     labels = origins or {}
     for key, value in (overrides or {}).items():
-        given[key] = _Given(value, labels.get(key, "override"))
-    _split_instance(given)
+        _override(given, key, _Given(value, labels.get(key, "override")))
+    _drop_sample_rows(path, given, overrides or {})
     _check_keys(given, path)
     if _wants_smoke(given, smoke):
         origin = "--smoke" if smoke else "local endpoint without CUDA"
@@ -216,14 +218,30 @@ def _read(path: Path) -> dict[str, _Given]:
     return given
 
 
-def _split_instance(given: dict[str, _Given]) -> None:
-    """`instance = "local"` is a place, not a type: the request keeps the recipe's real instance type."""
+def _place(given: dict[str, _Given]) -> None:
+    """`instance = "local"` in a file is a place; the type is the default one."""
     asked = given.get("compute.instance")
     if asked and asked.value == "local":
         given["compute.place"] = _Given("local", asked.origin)
         del given["compute.instance"]
-    elif asked and asked.origin.startswith("--"):
-        given["compute.place"] = _Given("aws", asked.origin)
+
+
+def _override(given: dict[str, _Given], key: str, item: _Given) -> None:
+    """An instance given beside the file says the place; "local" leaves the file's type, which the request keeps."""
+    if key == "compute.instance":
+        given["compute.place"] = _Given("local" if item.value == "local" else "aws", item.origin)
+        if item.value == "local":
+            return
+    given[key] = item
+
+
+def _drop_sample_rows(path: Path, given: dict[str, _Given], overrides: Mapping[str, Any]) -> None:
+    """Rows of the user's own are not evaluated on a shipped recipe's sample."""
+    if "data.train" not in overrides or not path.is_relative_to(shipped_folder()):
+        return
+    for key in ("data.eval", "data.test"):
+        if key in given and key not in overrides:
+            given[key] = _Given("", "your rows replace the sample's")
 
 
 def _check_keys(given: Mapping[str, _Given], path: Path) -> None:
@@ -235,6 +253,8 @@ def _check_keys(given: Mapping[str, _Given], path: Path) -> None:
 
 
 def _suggest(key: str) -> str:
+    if key in SECTIONS:
+        return f"{key} is a section: write its keys below [{key}]."
     candidates = [*KEYS, *SECTIONS]
     close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.6)
     if not close:
@@ -264,7 +284,9 @@ def _build(path: Path, given: Mapping[str, _Given]) -> Recipe:
     try:
         config = sft.TrainConfig(**parts["config"])
     except sft.ConfigError as error:
-        raise RecipeError(f"{path}: {_recipe_words(str(error))}") from error
+        words = _recipe_words(str(error))
+        culprit = given.get(words.partition(" ")[0])
+        raise RecipeError(f"{culprit.origin if culprit else path}: {words}.") from error
     recipe = Recipe(
         name=name,
         folder=path.resolve().parent,
@@ -287,10 +309,12 @@ def _convert(key: str, item: _Given) -> Any:
     value = item.value
     if isinstance(value, list) and sft.type_of(name) is str:
         value = ",".join(str(part) for part in value)  # SageMaker would send a list as a Python repr
+    if isinstance(value, str) and not is_text(key):
+        raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be of type {sft.type_of(name).__name__}.")
     try:
         return sft.coerce(name, value)
     except sft.ConfigError as error:
-        raise RecipeError(f"{item.origin}: {_recipe_words(str(error))}") from error
+        raise RecipeError(f"{item.origin}: {_recipe_words(str(error))}.") from error
 
 
 def is_text(key: str) -> bool:
@@ -354,6 +378,12 @@ def _check_values(recipe: Recipe, path: Path) -> None:
             f"compute.max_wait is {compute.max_wait_s} s, less than the {compute.max_runtime_s} s of max_runtime.",
             hint="SageMaker counts both from the start: make max_wait at least max_runtime.",
         )
+    model = recipe.config.model_name_or_path
+    if not HUB_ID.fullmatch(model) and not recipe.resolve(model).is_dir() and not model.startswith(PATH_STARTS):
+        raise RecipeError(
+            f"model.id is {model!r}, which is neither a Hub id nor a folder.",
+            hint="A Hub id looks like Qwen/Qwen2.5-1.5B.",
+        )
     if not recipe.data.train:
         raise RecipeError(
             f"{path} names no training data.", hint='Set train = "train.jsonl" in [data], or give --train.'
@@ -364,7 +394,10 @@ def find_recipe(source: str | Path | None) -> Path:
     """The recipe's file: a path, the name of a shipped one, recipe.toml here, or the shipped default."""
     if source is None:
         here = Path("recipe.toml")
-        return here if here.is_file() else shipped_folder() / "recipes" / f"{SHIPPED_DEFAULT}.toml"
+        # an empty one is what the shell makes before `launcher recipe show > recipe.toml` runs
+        return (
+            here if here.is_file() and here.stat().st_size else shipped_folder() / "recipes" / f"{SHIPPED_DEFAULT}.toml"
+        )
     path = Path(source)
     if path.is_file():
         return path

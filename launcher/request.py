@@ -54,7 +54,7 @@ def make_request(plan: Plan, site: Site) -> dict[str, Any]:
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": compute.max_runtime_s},
         "HyperParameters": _hyperparameters(plan, site),
-        "CheckpointConfig": {"S3Uri": s3_uri(plan, site, plan.checkpoint_key), "LocalPath": "/opt/ml/checkpoints"},
+        "CheckpointConfig": {"S3Uri": checkpoint_uri(plan, site), "LocalPath": "/opt/ml/checkpoints"},
         "ProfilerConfig": {"DisableProfiler": True},
         "Tags": [{"Key": "launcher:run", "Value": plan.run}, {"Key": "launcher:recipe", "Value": recipe.name}],
     }
@@ -79,6 +79,10 @@ def full_key(plan: Plan, key: str) -> str:
 
 def channel_uri(channel: Channel, plan: Plan, site: Site) -> str:
     return channel.s3_uri or s3_uri(plan, site, channel.key)
+
+
+def checkpoint_uri(plan: Plan, site: Site) -> str:
+    return plan.checkpoints or s3_uri(plan, site, plan.checkpoint_key)
 
 
 def image_uri(plan: Plan, site: Site) -> str:

@@ -23,8 +23,9 @@ from launcher.job import Status, make_status
 from launcher.plan import Plan
 from launcher.request import Site, full_key
 
-# A claim whose submit died on another machine is given up after this long.
+# A claim without a job is given up after this long: made elsewhere, or here by a process that still seems to run.
 CLAIM_LIFE_S = 15 * 60
+CLAIM_LIFE_HERE_S = 6 * 3600
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,6 @@ class Previous:
     recipe_digest: str
     data_digest: str
     checkpoints: str
-
-    @property
-    def generation(self) -> str:
-        return self.checkpoints.rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -153,8 +150,10 @@ def _is_dead(session: Session, holder: dict[str, Any]) -> bool:
     try:
         jobs.describe_job(session, holder["job"])
     except UnknownJob:
-        here = holder["host"] == socket.gethostname()
-        return not _is_running(holder["pid"]) if here else time.time() - holder["time"] > CLAIM_LIFE_S
+        age_s = time.time() - float(holder["time"])
+        if holder["host"] != socket.gethostname():
+            return age_s > CLAIM_LIFE_S
+        return not _is_running(int(holder["pid"])) or age_s > CLAIM_LIFE_HERE_S
     return False
 
 

@@ -33,8 +33,10 @@ def submit(plan: Plan, *, fresh: bool = False, say: Say = silent, track: Track =
         say(decision.why)
     if decision.action == "finished" and decision.previous:
         return Job(decision.previous.name, session)
+    if previous and previous.name >= plan.job_name:
+        plan = plan.restamped()  # submitted before, as when a notebook's cell is run again
     if decision.action == "resume" and decision.previous:
-        plan = plan.resuming(decision.previous.generation)
+        plan = plan.resuming(decision.previous.checkpoints)
 
     with runs.claimed(session, site, plan, previous):
         upload(plan, site, session, say, track)
@@ -98,10 +100,11 @@ def check_base_model(plan: Plan, say: Say = silent) -> None:
     if local and hub.is_cached(model):
         return
     found = hub.look_up(model, config.model_revision)
-    if found is hub.Found.NO:
+    if found in (hub.Found.NO, hub.Found.GATED):
+        what = "is gated" if found is hub.Found.GATED else "cannot be seen"
         raise RecipeError(
-            f"The Hub has no model {model} that can be seen without a token.",
-            hint="Check model.id; for a private model set HF_TOKEN, for your own use a folder.",
+            f"{model} {what} on the Hub without a token, and a job has none.",
+            hint="Download it once with your own, and give the folder as --model; or put it into S3 as model.s3.",
         )
     if found is hub.Found.UNREACHABLE and local:
         raise RecipeError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,8 +20,10 @@ MARK = "[metrics]"
 def say(text: str) -> None:
     """One line of talk, from the first process only."""
     if is_first_process():
-        # flushed: a pipe is block-buffered, and a follower of the log would see nothing for minutes
-        print(text, flush=True)  # noqa: T201 - this module owns the job's output
+        # In one write: the training toolkit reads what is there and ends it with a newline of its own, so that a
+        # line whose end comes later would be followed by an empty one.
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()  # a pipe is block-buffered, and a follower of the log would see nothing for minutes
 
 
 def warn(text: str) -> None:

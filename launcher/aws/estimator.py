@@ -19,7 +19,7 @@ from launcher.aws.errors import explained
 from launcher.aws.session import Session
 from launcher.errors import LauncherError
 from launcher.plan import Plan, wait_s
-from launcher.request import ENTRY_POINT, TOOLKIT_LOG_LEVEL, Site, channel_uri, image_uri, s3_uri
+from launcher.request import ENTRY_POINT, TOOLKIT_LOG_LEVEL, Site, channel_uri, checkpoint_uri, image_uri, s3_uri
 
 # A configuration given in full keeps the SDK from reading the user's own, which could change the request.
 TELEMETRY_OFF = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
@@ -109,7 +109,7 @@ def _make_estimator(plan: Plan, site: Site, request: dict[str, Any], sdk_session
         max_run=compute.max_runtime_s,
         output_path=s3_uri(plan, site, "output").rstrip("/"),
         code_location=s3_uri(plan, site, "source").rstrip("/"),
-        checkpoint_s3_uri=s3_uri(plan, site, plan.checkpoint_key),
+        checkpoint_s3_uri=checkpoint_uri(plan, site),
         checkpoint_local_path="/opt/ml/checkpoints",
         container_log_level=TOOLKIT_LOG_LEVEL,
         disable_profiler=True,

@@ -21,11 +21,6 @@ def stop_job(session: Session, name: str) -> None:
         session.client("sagemaker").stop_training_job(TrainingJobName=name)
 
 
-def create_job(session: Session, request: dict[str, Any]) -> None:
-    with explained(f"starting job {request['TrainingJobName']}"):
-        session.client("sagemaker").create_training_job(**request)
-
-
 def iter_jobs(session: Session, contains: str = "", page_size: int = 100) -> Iterator[dict[str, Any]]:
     """Summaries, newest first."""
     words: dict[str, Any] = {"SortBy": "CreationTime", "SortOrder": "Descending"}
@@ -35,9 +30,3 @@ def iter_jobs(session: Session, contains: str = "", page_size: int = 100) -> Ite
         pages = session.client("sagemaker").get_paginator("list_training_jobs")
         for page in pages.paginate(**words, PaginationConfig={"PageSize": page_size}):
             yield from page["TrainingJobSummaries"]
-
-
-def list_tags(session: Session, arn: str) -> dict[str, str]:
-    with explained("reading the job's tags"):
-        answer = session.client("sagemaker").list_tags(ResourceArn=arn)
-    return {tag["Key"]: tag["Value"] for tag in answer["Tags"]}

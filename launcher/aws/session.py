@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +90,7 @@ def open_session(place: str, region: str = "") -> Session:
         from launcher.local.lifecycle import ensure_endpoint
 
         return Session("local", LOCAL_REGION, ensure_endpoint().url, ("local", "local"))
-    session = Session("aws", region or _find_region(os.environ), os.environ.get("AWS_ENDPOINT_URL", ""))
+    session = Session("aws", region or _wanted_region(), os.environ.get("AWS_ENDPOINT_URL", ""))
     if session.botocore.get_credentials() is None:
         raise CredentialsError(
             "No AWS credentials were found.",
@@ -100,13 +99,18 @@ def open_session(place: str, region: str = "") -> Session:
     return session
 
 
-def _find_region(environ: Mapping[str, str]) -> str:
+def find_region() -> str:
+    """The region that AWS's tools would use here; empty when none is set."""
     import botocore.session
 
-    region = environ.get("AWS_REGION") or botocore.session.get_session().get_config_variable("region")
+    return os.environ.get("AWS_REGION") or botocore.session.get_session().get_config_variable("region") or ""
+
+
+def _wanted_region() -> str:
+    region = find_region()
     if not region:
         raise SiteError(
             "No AWS region is set.",
             hint="Set compute.region in the recipe, AWS_REGION, or a region in ~/.aws/config.",
         )
-    return str(region)
+    return region

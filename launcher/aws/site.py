@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from launcher.aws.errors import explained
-from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Session
+from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Session, find_region
 from launcher.errors import SiteError
 from launcher.recipe import Recipe
 from launcher.request import Site
@@ -18,18 +18,19 @@ LOCAL_SITE = Site(
 )
 # Well-formed, so that the request can be validated, and plainly nobody's.
 PLACEHOLDER_ACCOUNT = "000000000000"
+PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-isob-": "aws-iso-b", "us-iso-": "aws-iso"}
 
 
 def offline_site(recipe: Recipe) -> Site:
     """The site as far as it is known without a network; the rest are placeholders."""
     if recipe.compute.place == "local":
         return LOCAL_SITE
-    region = recipe.compute.region or os.environ.get("AWS_REGION") or "us-east-1"
+    region = recipe.compute.region or find_region() or "us-east-1"
     return Site(
         account=PLACEHOLDER_ACCOUNT,
         region=region,
         bucket=recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET") or f"launcher-{PLACEHOLDER_ACCOUNT}-{region}",
-        role=_role_arn(_wanted_role(recipe) or "launcher-placeholder", PLACEHOLDER_ACCOUNT),
+        role=_role_arn(_wanted_role(recipe) or "launcher-placeholder", PLACEHOLDER_ACCOUNT, region),
     )
 
 
@@ -47,15 +48,18 @@ def find_site(session: Session, recipe: Recipe) -> Site:
         )
     with explained("asking who is signed in"):
         account = session.client("sts").get_caller_identity()["Account"]
-    return Site(account, session.region, bucket, _role_arn(role, account))
+    return Site(account, session.region, bucket, _role_arn(role, account, session.region))
 
 
 def _wanted_role(recipe: Recipe) -> str:
     return recipe.compute.role or os.environ.get("LAUNCHER_ROLE", "")
 
 
-def _role_arn(role: str, account: str) -> str:
-    return role if role.startswith("arn:") else f"arn:aws:iam::{account}:role/{role}"
+def _role_arn(role: str, account: str, region: str) -> str:
+    if role.startswith("arn:"):
+        return role
+    partition = next((name for start, name in PARTITIONS.items() if region.startswith(start)), "aws")
+    return f"arn:{partition}:iam::{account}:role/{role}"
 
 
 def _ensure_local_bucket(session: Session) -> None:

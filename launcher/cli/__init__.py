@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from launcher.cli import jobs, local, recipes
 from launcher.cli.following import INTERRUPTED
-from launcher.errors import LauncherError
+from launcher.errors import InputError, LauncherError
 
 EXAMPLES = """examples:
   launcher submit --instance local                      train the shipped sample on this machine
@@ -17,7 +17,8 @@ EXAMPLES = """examples:
   launcher submit --train rows.jsonl --set lora.r=8     your rows, another rank
   launcher plan my.toml --json                          the exact request, nothing sent
   launcher logs -f my-run-20260101-120000               follow a job from anywhere
-exit codes: 0 done, 1 bug, 2 your input, 3 AWS refused, 4 job failed, 5 job stopped, 130 interrupted"""
+exit codes: 0 done, 1 bug, 2 your input, 3 AWS refused, 4 job failed, 5 job stopped,
+            124 waited in vain, 130 interrupted"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         console.print_error(error)
         return error.exit_code
+    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+        from launcher import console
+
+        console.print_error(InputError(f"{error.filename}: {error.strerror}.", hint="Name another file or folder."))
+        return InputError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

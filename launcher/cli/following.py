@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.errors import JobStopped, LauncherError
+from launcher.errors import JobFailed, JobStopped, LauncherError
 
 if TYPE_CHECKING:
     from launcher.job import Job
@@ -13,12 +14,12 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def follow(job: Job, *, as_data: bool) -> int:
-    """Until the job is over; Ctrl-C ends the following, never the job. `as_data`: the log is what was asked for."""
+def follow(job: Job, emit: Callable[[str], None]) -> int:
+    """Until the job is over, each line by `emit`; Ctrl-C ends the following, never the job."""
     from launcher import console
 
     try:
-        console.follow(job.logs(follow=True), console.data if as_data else console.say)
+        console.follow(job.logs(follow=True), emit)
     except KeyboardInterrupt:
         console.say(
             f"{job.name} goes on without you; `launcher logs -f {job.name}` follows it again, "
@@ -38,11 +39,13 @@ def finish(job: Job, folder: str | Path, as_json: bool) -> int:
     code, state = 0, job.state()
     try:
         job.check(state)
-    except JobStopped as stopped:
-        if not state.model_uri:
+    except (JobFailed, JobStopped) as ended:
+        if isinstance(ended, JobFailed) or not job.has_model(state):
+            if as_json:
+                console.data_json(state.describe() | {"adapter": None})
             raise
-        console.print_error(stopped)
-        code = stopped.exit_code
+        console.print_error(ended)
+        code = ended.exit_code
     adapter = job.fetch(folder, console.track)
     if as_json:
         console.data_json(state.describe() | {"adapter": str(adapter.folder), "base_model": adapter.base_model})

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.cli.following import INTERRUPTED, follow
 from launcher.cli.verbs import add_json, add_verb
+from launcher.errors import JobFailed, JobStopped
 
 if TYPE_CHECKING:
     from launcher.job import Job
+
+TIMED_OUT = 124  # as timeout(1) has it
 
 
 def add_verbs(verbs: Any) -> None:
@@ -31,8 +34,14 @@ def add_verbs(verbs: Any) -> None:
         add_json(parser)
     listing = add_verb(verbs, "list", run_list, "list jobs, the newest first", "list")
     listing.add_argument("--at", choices=("aws", "local"), help="only this place")
-    listing.add_argument("--limit", type=int, default=50)
+    listing.add_argument("--limit", type=_positive, default=50, metavar="N")
     add_json(listing)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return int(text)
 
 
 def _attach(args: argparse.Namespace) -> Job:
@@ -48,7 +57,7 @@ def run_status(args: argparse.Namespace) -> int:
     if args.json:
         console.data_json(state.describe())
     else:
-        console.print_pairs(console.state_rows(state))
+        console.print_pairs(state.rows())
     return 0
 
 
@@ -56,15 +65,12 @@ def run_logs(args: argparse.Namespace) -> int:
     from launcher import console
 
     job = _attach(args)
-    if args.json:
-        for line in job.logs(follow=args.follow):
-            console.data_line_json(line)
-        return 0
+    emit = console.data_line_json if args.json else console.data
     if not args.follow:
         for line in job.logs():
-            console.data(line)
+            emit(line)
         return 0
-    code = follow(job, as_data=True)
+    code = follow(job, emit)
     if code == 0:
         job.check(job.state())
     return code
@@ -76,16 +82,20 @@ def run_wait(args: argparse.Namespace) -> int:
     job = _attach(args)
     try:
         state = job.wait(args.timeout)
+    except (JobFailed, JobStopped):
+        if args.json:
+            console.data_json(job.state().describe())
+        raise
     except KeyboardInterrupt:
         console.say(f"{job.name} goes on without you; `launcher wait {job.name}` waits again.")
         return INTERRUPTED
     except TimeoutError as error:
         console.say(str(error))
-        return INTERRUPTED
+        return TIMED_OUT
     if args.json:
         console.data_json(state.describe())
     else:
-        console.print_pairs(console.state_rows(state))
+        console.print_pairs(state.rows())
     return 0
 
 

@@ -94,5 +94,5 @@ def run_interrupt(args: argparse.Namespace) -> int:
 
     job = attach(args.name, "local")
     interrupt_job(job.name)
-    console.say(f"{job.name} is interrupted; it goes on from its checkpoint")
+    console.say(f"{job.name} is interrupted; it goes on from its last checkpoint, if it has one")
     return 0

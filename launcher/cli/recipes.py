@@ -98,7 +98,11 @@ def load_recipe_from(args: argparse.Namespace) -> Recipe:
 
 def _flag_value(flag: str, value: Any) -> Any:
     """Paths on the command line start here, not at the recipe's folder."""
-    if flag in PATH_FLAGS or (flag == "model" and Path(value).is_dir()):
+    from launcher.recipe import PATH_STARTS
+
+    if not value:
+        return value
+    if flag in PATH_FLAGS or (flag == "model" and (Path(value).is_dir() or value.startswith(PATH_STARTS))):
         return str(Path(value).expanduser().absolute())
     return value
 
@@ -151,13 +155,18 @@ def run_submit(args: argparse.Namespace) -> int:
     for note in plan.notes:
         console.say(f"note: {note}")
     job = submit(plan, fresh=args.fresh, say=console.say, track=console.track)
-    if job.name == plan.job_name:
+    started = job.name == plan.job_name
+    if started:
         console.say(f"started {job.name}")
     if args.detach:
-        console.data(job.name)
-        console.say(f"  -> `launcher logs -f {job.name}` follows it")
+        if args.json:
+            console.data_json(job.state().describe())
+        else:
+            console.data(job.name)
+            console.say(f"  -> `launcher logs -f {job.name}` follows it")
         return 0
-    code = follow(job, as_data=False)
+    # a finished run has nothing to follow; what it left is fetched
+    code = follow(job, console.say) if started else 0
     return code if code == INTERRUPTED else finish(job, args.out or Path(plan.recipe.output.dir) / job.name, args.json)
 
 

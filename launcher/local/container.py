@@ -27,6 +27,12 @@ INHERITED = (
     "LD_LIBRARY_PATH",
     "HF_HOME",
     "HF_HUB_CACHE",
+    # The way to the Hub, by which the launcher has found the model before the job was started.
+    "HF_ENDPOINT",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "http_proxy",
+    "https_proxy",
 )
 
 # AWS's images have a bash without a trap as PID 1, which the kernel shields from SIGTERM: no child sees it.

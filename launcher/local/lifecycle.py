@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 MAX_LOG_BYTES = 10 << 20
 LAST_LOG_LINES = 10
+NEEDED = ("moto", "sagemaker_training", "sagemaker_pytorch_container", "torch", "trl")
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def _one_at_a_time() -> Iterator[None]:
 
 def _start(root: Path) -> Endpoint:
     load_settings()  # a senseless one is refused here rather than in a log file
+    _check_installed()
     root.mkdir(parents=True, exist_ok=True)
     log = root / "endpoint.log"
     ready, write_end = os.pipe()
@@ -189,6 +192,15 @@ def _start(root: Path) -> Endpoint:
     # It outlives this command by intention, so Popen shall not complain that nobody waits for it.
     process.returncode = 0
     return find_endpoint() or _fail_to_start(log, "it answers to no request")
+
+
+def _check_installed() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise LocalEndpointError(
+            f"Starting the local endpoint: {', '.join(missing)} cannot be imported here.",
+            hint="Install what jobs on this machine need: pip install 'qlora-launcher[local]' (or '.[local]').",
+        )
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], ready: int, log: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from launcher.aws.s3 import ObjectInfo, find_object, iter_chunks, split_uri
 from launcher.aws.session import Session
-from launcher.errors import ArtifactError
+from launcher.errors import ArtifactError, InputError
 from launcher.progress import Track, untracked
+from launcher.tables import html_table
 
 MARK = ".fetched.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -32,8 +33,6 @@ class Adapter:
     bytes: int
 
     def _repr_html_(self) -> str:
-        from launcher.console import html_table
-
         return html_table(
             ["adapter", str(self.folder)], [("base model", self.base_model), ("bytes", f"{self.bytes:,}")]
         )
@@ -41,6 +40,7 @@ class Adapter:
 
 def fetch_adapter(session: Session, uri: str, folder: Path, track: Track = untracked) -> Adapter:
     """Download, unpack and check; what is there already is kept, and a download that was cut is gone on with."""
+    _check_folder(folder)
     bucket, key = split_uri(uri)
     info = find_object(session, bucket, key)
     if info is None:
@@ -48,11 +48,25 @@ def fetch_adapter(session: Session, uri: str, folder: Path, track: Track = untra
             f"The job left no model: there is nothing at {uri}.", hint="`launcher logs JOB` shows what it did."
         )
     if _fetched_etag(folder) != info.etag:
+        _mark(folder, uri, "")  # ours, and not whole, until all of it is in place
         archive = _download(session, bucket, key, info, folder, track)
         _unpack(archive, folder)
-        (folder / MARK).write_text(json.dumps({"uri": uri, "etag": info.etag}), encoding="utf-8")
+        _mark(folder, uri, info.etag)
         archive.unlink()
     return check_adapter(folder)
+
+
+def _check_folder(folder: Path) -> None:
+    """An artifact replaces what an earlier one left; it never touches files that came from elsewhere."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
+        raise InputError(
+            f"{folder} holds files that no fetch has put there.", hint="Name an empty or a new folder with --out."
+        )
+
+
+def _mark(folder: Path, uri: str, etag: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text(json.dumps({"uri": uri, "etag": etag}), encoding="utf-8")
 
 
 def check_adapter(folder: Path) -> Adapter:

@@ -17,9 +17,10 @@ from launcher.local.lifecycle import ensure_endpoint
 
 ROLE = "arn:aws:iam::123456789012:role/anyone"
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-training:mine"
+# One write for a line: the toolkit breaks it between two.
 TRAIN = """
 import os, pathlib
-print("hello from", os.environ["SM_CURRENT_HOST"])
+os.write(1, f"hello from {os.environ['SM_CURRENT_HOST']}\\n".encode())
 pathlib.Path(os.environ["SM_MODEL_DIR"], "result.txt").write_text("done")
 """
 

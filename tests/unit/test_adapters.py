@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.errors import ArtifactError
-from launcher.results.adapters import MAX_BYTES, _check_entry, _unpack, check_adapter
+from launcher.errors import ArtifactError, InputError
+from launcher.results.adapters import MAX_BYTES, _check_entry, _check_folder, _mark, _unpack, check_adapter
 
 
 def safetensors(payload: bytes = b"\0" * 8) -> bytes:
@@ -132,3 +132,12 @@ def test_unpacking_replaces_what_an_earlier_artifact_left(tmp_path: Path) -> Non
     path = archive(tmp_path / "model.tar.gz", (entry("base/new.json"), b"new"))
     _unpack(path, folder)
     assert [file.name for file in (folder / "base").iterdir()] == ["new.json"]
+
+
+def test_a_folder_with_other_peoples_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="no fetch has put there"):
+        _check_folder(tmp_path)
+    _check_folder(tmp_path / "new")
+    _mark(tmp_path, "s3://b/k", "")
+    _check_folder(tmp_path)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 
-from launcher.aws.errors import explained
+from launcher.aws.errors import TABLE, explained
 from launcher.errors import CloudError, CredentialsError, LauncherError, RunError, SiteError, UnknownJob
 
 
@@ -25,6 +27,11 @@ def client_error(code: str, message: str = "") -> ClientError:
         (client_error("ExpiredTokenException", "expired"), CredentialsError, 3),
         (client_error("ThrottlingException", "Rate exceeded"), CloudError, 3),
         (client_error("NoSuchBucket", ""), SiteError, 3),
+        (client_error("ValidationException", "No S3 objects found under S3 URL"), SiteError, 3),
+        (client_error("ValidationException", "Access denied for repository: x"), SiteError, 3),
+        (client_error("ValidationException", "The job is in status Completed."), RunError, 2),
+        (client_error("AccessDenied", "no s3:PutObject"), SiteError, 3),
+        (client_error("AuthorizationHeaderMalformed", "expecting eu-west-1"), SiteError, 3),
         (client_error("NeverSeenBefore", "hm"), CloudError, 3),
         (NoCredentialsError(), CredentialsError, 3),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), CloudError, 3),
@@ -39,6 +46,21 @@ def test_what_botocore_raises_becomes_ours(foreign: Exception, ours: type[Launch
     assert "starting job x" in caught.value.message
     assert caught.value.hint
     assert caught.value.__cause__ is foreign
+
+
+def test_every_row_of_the_table_can_be_reached_and_has_a_fix() -> None:
+    shown = [
+        (error.response["Error"]["Code"], error.response["Error"]["Message"])
+        for mark in test_what_botocore_raises_becomes_ours.pytestmark
+        for error, *_ in mark.args[1]
+        if isinstance(error, ClientError)
+    ]
+    reached = {
+        next((row for row in TABLE if re.fullmatch(row.code, code) and re.search(row.text, text)), None)
+        for code, text in shown
+    }
+    assert [row for row in TABLE if row not in reached] == []
+    assert all(row.hint for row in TABLE)
 
 
 def test_our_own_errors_pass_untouched() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import launcher
 
 PACKAGE = Path(launcher.__file__).parent
-LEAVES = {"errors", "home", "progress", "images", "instances", "gpu"}
+LEAVES = {"errors", "home", "progress", "images", "instances", "gpu", "tables"}
 # module or package -> what it may import beside the leaves
 ALLOWED = {
     "__init__": {"job", "plan", "recipe", "request", "submission"},
@@ -20,11 +20,11 @@ ALLOWED = {
     "console": {"job", "recipe", "results"},
     "submission": {"aws", "data", "hub", "job", "ledger", "plan", "request", "runs"},
     "runs": {"aws", "job", "plan", "request"},
-    "job": {"aws", "ledger", "results", "console"},
-    "results": {"aws", "console", "results"},
-    "plan": {"bundle", "console", "data", "recipe"},
+    "job": {"aws", "ledger", "results"},
+    "results": {"aws", "results"},
+    "plan": {"bundle", "data", "recipe"},
     "request": {"data", "plan", "signal_shim"},
-    "recipe": {"console"},
+    "recipe": set(),
     "data": {"data"},
     "bundle": set(),
     "ledger": set(),
@@ -36,6 +36,7 @@ ALLOWED = {
     "images": set(),
     "instances": set(),
     "gpu": set(),
+    "tables": set(),
     "aws": {"aws", "data", "plan", "recipe", "request"},
     "local": {"local"},
 }

@@ -52,6 +52,9 @@ def test_values_come_from_default_file_and_flag_and_say_so(write_recipe) -> None
         (MINIMAL + '[compute]\nmax_wait = "1h"\n', "for spot jobs only"),
         (MINIMAL + "[lora\nr = 4\n", "not valid TOML"),
         ('name = "mine"\n', "names no training data"),
+        (MINIMAL + '[lora]\nr = "8"\n', "lora.r is '8'; it must be of type int"),
+        (MINIMAL + '[model]\nid = "a b"\n', "neither a Hub id nor a folder"),
+        ('data = "rows.jsonl"\n', "data is a section"),
         (MINIMAL + '[image]\nversion = "1.0"\n', ""),
     ],
 )
@@ -81,7 +84,7 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
 def test_local_is_a_place_and_the_instance_type_stays(write_recipe) -> None:
     path = write_recipe(MINIMAL + '[compute]\ninstance = "ml.g6.xlarge"\n')
     recipe = load_recipe(path, {"compute.instance": "local"}, origins={"compute.instance": "--instance"})
-    assert (recipe.compute.place, recipe.compute.instance) == ("local", recipes.Compute.instance)
+    assert (recipe.compute.place, recipe.compute.instance) == ("local", "ml.g6.xlarge")
 
 
 def test_a_flag_for_a_real_type_leaves_the_local_place_of_the_file(write_recipe) -> None:
@@ -125,7 +128,8 @@ def test_recipe_show_prints_toml_that_loads_to_the_same_values(
     printed = capsys.readouterr().out
     again = load_recipe(write_recipe(printed, "again.toml"))
     assert [row[:2] for row in again.rows()] == [row[:2] for row in recipe.rows()]
-    assert tomllib.loads(printed)["compute"]["max_runtime"] == 5400
+    assert tomllib.loads(printed)["compute"] == {"max_runtime": 5400}
+    assert "# volume_gb = 100" in printed
 
 
 @pytest.mark.parametrize(
@@ -144,3 +148,28 @@ def test_settings_are_read_as_toml_where_they_are(text: str, key: str, value: ob
 def test_a_setting_without_a_value_is_refused() -> None:
     with pytest.raises(RecipeError, match="--set lora.r=8"):
         parse_setting("lora.r")
+
+
+def test_own_rows_are_not_evaluated_on_the_sample(write_rows) -> None:
+    train = str(write_rows("train.jsonl", [{"text": "mine"}]))
+    assert load_recipe("qwen2.5-1.5b-medical", {"data.train": train}).data.eval == ""
+    both = load_recipe("qwen2.5-1.5b-medical", {"data.train": train, "data.eval": train})
+    assert both.data.eval == train
+
+
+def test_a_recipe_of_ones_own_keeps_its_eval_rows(write_recipe) -> None:
+    path = write_recipe(MINIMAL + 'eval = "eval.jsonl"\n')
+    assert load_recipe(path, {"data.train": "other.jsonl"}).data.eval == "eval.jsonl"
+
+
+def test_the_empty_file_a_shell_makes_is_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").touch()
+    assert load_recipe().name == recipes.SHIPPED_DEFAULT
+
+
+def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(write_recipe) -> None:
+    with pytest.raises(RecipeError, match="--set: training.learning_rate"):
+        load_recipe(
+            write_recipe(MINIMAL), {"training.learning_rate": -1.0}, origins={"training.learning_rate": "--set"}
+        )

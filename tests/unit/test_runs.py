@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from launcher.aws.site import LOCAL_SITE
 from launcher.errors import RunError
 from launcher.job import Status, make_status
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
+from launcher.request import checkpoint_uri
 from launcher.runs import Previous, decide
 
 
@@ -47,8 +49,8 @@ def test_an_unfinished_checkpoint_of_the_same_is_gone_on_with(plan: Plan, status
     decision = decide(plan, previous(plan, status), fresh=False, has_checkpoint=True)
     assert decision.action == "resume"
     assert decision.previous is not None
-    resumed = plan.resuming(decision.previous.generation)
-    assert resumed.checkpoint_key == "checkpoints/mine/20260101-000000/"
+    resumed = plan.resuming(decision.previous.checkpoints)
+    assert checkpoint_uri(resumed, LOCAL_SITE) == decision.previous.checkpoints
     assert resumed.job_name == plan.job_name
 
 
