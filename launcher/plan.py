@@ -269,7 +269,8 @@ def find_git_revision(folder: Path) -> str:
 def _notes(recipe: Recipe, image: images.Image | None, prepared: Prepared | None) -> list[str]:
     notes = []
     if prepared:
-        notes += [f"prepared from {len(prepared.sources)} sources: {prepared.words()}", *prepared.notes]
+        sources = "1 source" if len(prepared.sources) == 1 else f"{len(prepared.sources)} sources"
+        notes += [f"prepared from {sources}: {prepared.words()}", *prepared.notes]
     if recipe.config.smoke and "model.smoke" in recipe.origins:
         notes.append(
             f"stand-in model ({recipe.origins['model.smoke']}): a small random model of the same family for "

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from launcher.errors import DataError
 
-BLOCK_BYTES = 2_000_000
+BLOCK_BYTES = 500_000
 MAX_ROW_BYTES = 64_000_000
 BOM = b"\xef\xbb\xbf"
 
@@ -124,24 +124,22 @@ def decode(block: Block) -> str:
         raise DataError(f"{place}: not UTF-8 ({error.reason}).", hint="Save the file as UTF-8.") from error
 
 
-def parse_csv(block: Block, wanted: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Each row's values of the wanted columns, in their order."""
+def parse_csv(block: Block, wanted: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The wanted columns, each with all its values."""
     dialect = block.dialect or Dialect()
     text = decode(block)
-    columns = [block.header.index(name) for name in wanted]
-    in_order = sorted(set(columns))
-    found = _row_pattern(dialect, len(block.header), tuple(in_order)).findall(text)
+    in_order = [name for name in block.header if name in wanted]
+    numbers = tuple(block.header.index(name) for name in in_order)
+    found = _row_pattern(dialect, len(block.header), numbers).findall(text)
     bad = found[-1][-1] if found else ""
-    if bad.strip("\r\n"):
+    if _skip_blank_lines(bad) < len(bad):
         _refuse_row(block, text[: len(text) - len(bad)].count("\n"), bad, dialect)
     if bad:
         found.pop()
-    if not found:
-        return iter(())
-    read: dict[int, Sequence[str]] = dict(zip(in_order, zip(*found, strict=True), strict=False))
+    columns: list[Sequence[str]] = list(zip(*found, strict=True)) if found else [()] * len(in_order)
     if dialect.quote:
-        read = {column: _unquote(values, dialect.quote) for column, values in read.items()}
-    return zip(*[read[column] for column in columns], strict=True)
+        columns = [_unquote(column, dialect.quote) for column in columns]
+    return dict(zip(in_order, columns, strict=False))
 
 
 def _unquote(values: Sequence[str], quote: str) -> Sequence[str]:
@@ -183,7 +181,7 @@ def _split_row(text: str, dialect: Dialect) -> tuple[list[str], int | None]:
     """The first row's fields and where it ends; None where it cannot be read to its end."""
     pattern = re.compile(_field(dialect, captured=True, alone=False))
     values: list[str] = []
-    place = len(text) - len(text.lstrip("\r\n"))
+    place = _skip_blank_lines(text)
     while found := pattern.match(text, place):
         values += _unquote([found[1]], dialect.quote) if dialect.quote else [found[1]]
         place = found.end()
@@ -195,8 +193,13 @@ def _split_row(text: str, dialect: Dialect) -> tuple[list[str], int | None]:
     return values, None
 
 
+def _skip_blank_lines(text: str) -> int:
+    found = re.match(r"(?:\r?\n)*+", text)
+    return found.end() if found else 0
+
+
 def _refuse_row(block: Block, line: int, text: str, dialect: Dialect) -> None:
-    line += len(text[: len(text) - len(text.lstrip("\r\n"))].splitlines())
+    line += text.count("\n", 0, _skip_blank_lines(text))
     values, end = _split_row(text, dialect)
     if end is not None:
         raise DataError(

@@ -12,12 +12,11 @@ import orjson
 
 from launcher.data.blocks import Block, decode, parse_csv
 from launcher.data.settings import Filter, Prepare, Source
-from launcher.data.splits import make_hasher
+from launcher.data.splits import hash_rows
 from launcher.data.sql import make_parser
-from launcher.data.templates import TemplateError, make_row
+from launcher.data.templates import TemplateError, make_rows, take_shape
 from launcher.errors import DataError
 
-Fields = Mapping[str, Any]
 BAD_SQL = "SQL does not parse"
 
 
@@ -35,15 +34,14 @@ class Batch:
 
 
 class Pipeline:
-    """The recipe's settings, made ready to run."""
+    """The recipe's settings, made ready to run. Works on whole columns: row by row takes twice the time."""
 
     def __init__(self, sources: Sequence[Source], filters: Sequence[Filter], prepare: Prepare) -> None:
         self._sources = sources
         self._named = tuple(dict.fromkeys([*prepare.named_columns, *(item.column for item in filters)]))
-        self._has_template = bool(prepare.templates)
-        self._checks = [*map(_make_empty_check, prepare.drop_empty), *map(_make_filter, filters)]
-        self._make_row = make_row(prepare.templates)
-        self._hasher = make_hasher(prepare.seed, "row")
+        self._checks = [*map(_make_empty_check, prepare.drop_empty), *_iter_filters(filters)]
+        self._make_rows = make_rows(prepare.templates) if prepare.templates else None
+        self._seed = prepare.seed
         self._split_by = prepare.split_by
         self._sql_column = prepare.sql_column
         self._drop_bad_sql = prepare.drop_bad_sql
@@ -51,108 +49,175 @@ class Pipeline:
 
     def run(self, block: Block, limit: int = 0) -> Batch:
         """Every row of a block, or its first `limit`."""
-        batch = Batch()
-        lines: list[bytes] = []
-        hashes: list[bytes] = []
-        groups: list[bytes] = []
-        for line, fields in self._iter_fields(block):
-            if limit and batch.read == limit:
-                break
-            batch.read += 1
-            reason = self._find_reason(fields, batch)
-            if reason:
-                batch.dropped[reason] += 1
-                continue
-            content = self._render(fields, block, line)
-            lines.append(content)
-            hashes.append(self._hash(content))
-            if self._split_by:
-                groups.append(self._hash(orjson.dumps([fields[name] for name in self._split_by])))
+        table = self._read(block, limit)
+        batch = Batch(read=table.rows)
+        for check in self._checks:
+            self._drop(table, batch, check)
+        if self._parses:
+            self._count_bad_sql(table, batch)
+        lines = self._render(table)
         batch.kept = len(lines)
-        batch.lines, batch.hashes, batch.groups = b"".join(lines), b"".join(hashes), b"".join(groups)
+        batch.lines, batch.hashes = b"".join(lines), hash_rows(lines, self._seed)
+        if self._split_by:
+            groups = zip(*[table.columns[name] for name in self._split_by], strict=True)
+            batch.groups = hash_rows(map(orjson.dumps, groups), self._seed)
         return batch
 
-    def _find_reason(self, fields: Fields, batch: Batch) -> str:
-        for check in self._checks:
-            if reason := check(fields):
-                return reason
-        if self._parses and not self._parses(fields[self._sql_column]):
-            batch.bad_sql += 1
-            return BAD_SQL if self._drop_bad_sql else ""
-        return ""
+    def _drop(self, table: _Table, batch: Batch, check: Check) -> None:
+        values = table.texts(check.column)
+        if not all(map(check.fits, values)):
+            fitting = [place for place, value in enumerate(values) if check.fits(value)]
+            batch.dropped[check.reason] += len(values) - len(fitting)
+            table.keep(fitting)
 
-    def _render(self, fields: Fields, block: Block, line: int) -> bytes:
+    def _count_bad_sql(self, table: _Table, batch: Batch) -> None:
+        assert self._parses
+        queries = table.texts(self._sql_column)
+        parsing = [place for place, query in enumerate(queries) if self._parses(query)]
+        batch.bad_sql = len(queries) - len(parsing)
+        if self._drop_bad_sql and batch.bad_sql:
+            batch.dropped[BAD_SQL] += batch.bad_sql
+            table.keep(parsing)
+
+    def _render(self, table: _Table) -> list[bytes]:
+        rows = self._make_rows(table.columns) if self._make_rows else table.take_shapes()
         try:
-            return orjson.dumps(self._make_row(fields), option=orjson.OPT_APPEND_NEWLINE)
-        except TemplateError as error:
-            raise DataError(f"{_place(block, line)}: {error}.") from error
+            return [orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows]
         except TypeError as error:
             raise DataError(
-                f"{_place(block, line)}: a value cannot be written as JSON: {error}.", hint="Drop or convert it."
+                f"{table.place(_find_unwritable(rows))}: a value cannot be written as JSON: {error}.",
+                hint="Drop or convert it.",
             ) from error
 
-    def _hash(self, content: bytes) -> bytes:
-        hasher = self._hasher.copy()
-        hasher.update(content)
-        return bytes(hasher.digest())
+    # columns by our names
 
-    # fields by our names
-
-    def _iter_fields(self, block: Block) -> Iterator[tuple[int, Fields]]:
+    def _read(self, block: Block, limit: int) -> _Table:
         mapping = self._sources[block.source - 1].columns
         if block.header:
-            return self._iter_csv(block, mapping)
-        records = block.content if isinstance(block.content, list) else None
-        rows = enumerate(records) if records is not None else _iter_json_lines(block)
-        return ((line, self._pick(record, mapping, block, line)) for line, record in rows)
-
-    def _iter_csv(self, block: Block, mapping: Mapping[str, str]) -> Iterator[tuple[int, Fields]]:
-        if self._has_template:
-            names = self._named
-            wanted = [mapping.get(name, name) for name in names]
+            return self._read_csv(block, mapping, limit)
+        if isinstance(block.content, list):
+            records, lines = block.content, list(range(len(block.content)))
         else:
-            names, wanted = self._all_names(block.header, mapping), list(block.header)
-        for name in wanted:
-            if name not in block.header:
-                raise _missing(block, block.place(0), name, block.header)
-        self._check_named(names, block, 0)
-        for line, values in enumerate(parse_csv(block, wanted)):
-            yield line, dict(zip(names, values, strict=True))
+            records, lines = _parse_json_lines(block)
+        if limit:
+            records, lines = records[:limit], lines[:limit]
+        columns = self._pick(records, mapping, block, lines) if self._make_rows else {}
+        table = _Table(block, lines, columns)
+        if not self._make_rows:
+            table.records = [
+                self._rename(record, mapping, block, line) for line, record in zip(lines, records, strict=True)
+            ]
+        return table
 
-    def _pick(self, record: dict[str, Any], mapping: Mapping[str, str], block: Block, line: int) -> Fields:
-        if not self._has_template:
-            names = self._all_names(tuple(record), mapping)
-            for name in mapping.values():
-                if name not in record:
-                    raise _missing(block, _place(block, line), name, tuple(record))
-            self._check_named(names, block, line)
-            return dict(zip(names, record.values(), strict=True))
-        try:
-            return {name: _as_text(record[mapping.get(name, name)]) for name in self._named}
-        except KeyError as error:
-            raise _missing(block, _place(block, line), error.args[0], tuple(record)) from error
-        except ValueError as error:
-            wrong = next(name for name in self._named if isinstance(record[mapping.get(name, name)], list | dict))
-            raise DataError(
-                f"data.sources[{block.source}]: {_place(block, line)}: {mapping.get(wrong, wrong)!r} is "
-                f"a {error}, which a template cannot hold.",
-                hint="Use a column of text or numbers.",
-            ) from error
-
-    def _all_names(self, names: Sequence[str], mapping: Mapping[str, str]) -> tuple[str, ...]:
+    def _read_csv(self, block: Block, mapping: Mapping[str, str], limit: int) -> _Table:
         ours = {theirs: name for name, theirs in mapping.items()}
-        return tuple(ours.get(name, name) for name in names)
+        pairs = (
+            {name: mapping.get(name, name) for name in self._named}
+            if self._make_rows
+            else {ours.get(name, name): name for name in block.header}
+        )
+        for name in [*pairs.values(), *(mapping.values() if not self._make_rows else ())]:
+            if name not in block.header:
+                raise _missing(block, block.file, name, block.header)
+        self._check_named(pairs, block, block.file)
+        read = parse_csv(block, tuple(pairs.values()))
+        columns = {name: read[theirs][: limit or None] for name, theirs in pairs.items()}
+        table = _Table(block, range(len(next(iter(columns.values())))), columns)
+        if not self._make_rows:
+            table.records = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return table
 
-    def _check_named(self, names: Sequence[str], block: Block, line: int) -> None:
+    def _pick(
+        self, records: Sequence[dict[str, Any]], mapping: Mapping[str, str], block: Block, lines: Sequence[int]
+    ) -> dict[str, Sequence[str]]:
+        columns: dict[str, Sequence[str]] = {}
         for name in self._named:
-            if name not in names:
-                raise _missing(block, _place(block, line), name, names)
+            theirs = mapping.get(name, name)
+            try:
+                columns[name] = [_as_text(record[theirs]) for record in records]
+            except KeyError as error:
+                wrong = next(place for place, record in enumerate(records) if theirs not in record)
+                raise _missing(block, _place(block, lines[wrong]), theirs, tuple(records[wrong])) from error
+            except ValueError as error:
+                wrong = next(place for place, record in enumerate(records) if isinstance(record[theirs], list | dict))
+                raise DataError(
+                    f"data.sources[{block.source}]: {_place(block, lines[wrong])}: {theirs!r} is a {error}, which a "
+                    "template cannot hold.",
+                    hint="Use a column of text or numbers.",
+                ) from error
+        return columns
+
+    def _rename(self, record: dict[str, Any], mapping: Mapping[str, str], block: Block, line: int) -> dict[str, Any]:
+        for name in mapping.values():
+            if name not in record:
+                raise _missing(block, _place(block, line), name, tuple(record))
+        ours = {theirs: name for name, theirs in mapping.items()}
+        fields = {ours.get(name, name): value for name, value in record.items()}
+        self._check_named(fields, block, _place(block, line))
+        return fields
+
+    def _check_named(self, fields: Mapping[str, Any], block: Block, place: str) -> None:
+        for name in self._named:
+            if name not in fields:
+                raise _missing(block, place, name, tuple(fields))
 
 
-def _iter_json_lines(block: Block) -> Iterator[tuple[int, dict[str, Any]]]:
+class _Table:
+    """A block's rows as columns, or as records where there is no template; `lines` says where each one stands."""
+
+    def __init__(self, block: Block, lines: Sequence[int], columns: dict[str, Sequence[str]]) -> None:
+        self._block = block
+        self._lines = lines
+        self.columns: dict[str, Sequence[Any]] = columns
+        self.records: list[dict[str, Any]] | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self._lines)
+
+    def texts(self, name: str) -> Sequence[str]:
+        if self.records is None:
+            return self.columns[name]
+        return [_flat(record[name]) for record in self.records]
+
+    def keep(self, places: Sequence[int]) -> None:
+        self._lines = [self._lines[place] for place in places]
+        self.columns = {name: [column[place] for place in places] for name, column in self.columns.items()}
+        if self.records is not None:
+            self.records = [self.records[place] for place in places]
+
+    def place(self, row: int) -> str:
+        return _place(self._block, self._lines[row])
+
+    def take_shapes(self) -> list[dict[str, Any]]:
+        shaped = []
+        for row, record in enumerate(self.records or ()):
+            try:
+                shaped.append(take_shape(record))
+            except TemplateError as error:
+                raise DataError(f"{self.place(row)}: {error}.") from error
+        return shaped
+
+
+def _find_unwritable(rows: Sequence[Any]) -> int:
+    for place, row in enumerate(rows):
+        try:
+            orjson.dumps(row)
+        except TypeError:
+            return place
+    return 0
+
+
+def _flat(value: Any) -> str:
+    """For checks of a row that stays as it is."""
+    return orjson.dumps(value).decode() if value and isinstance(value, list | dict) else _as_text(value or "")
+
+
+def _parse_json_lines(block: Block) -> tuple[list[dict[str, Any]], list[int]]:
     assert isinstance(block.content, bytes)
+    records, lines = [], []
     for line, content in enumerate(block.content.split(b"\n")):
-        if not content.strip():
+        if not content or content.isspace():
             continue
         try:
             record = orjson.loads(content)
@@ -161,13 +226,15 @@ def _iter_json_lines(block: Block) -> Iterator[tuple[int, dict[str, Any]]]:
             raise DataError(f"{block.place(line)}: not JSON: {error}.", hint="Write one object a line.") from error
         if not isinstance(record, dict):
             raise DataError(f"{block.place(line)}: a {type(record).__name__}, not an object.")
-        yield line, record
+        records.append(record)
+        lines.append(line)
+    return records, lines
 
 
 def _place(block: Block, line: int) -> str:
     """A line where lines are rows; else the number of the row."""
     if block.header:
-        return f"{block.file}, row {line + 1} of those from line {block.first}"
+        return f"{block.file}, row {line + 1} after line {block.first - 1}"
     return block.place(line) if isinstance(block.content, bytes) else f"{block.file}, row {block.first + line}"
 
 
@@ -192,27 +259,21 @@ def _as_text(value: Any) -> str:
 
 # what drops a row
 
-Check = Callable[[Fields], str]
+
+@dataclass(frozen=True)
+class Check:
+    column: str
+    fits: Callable[[str], Any]
+    reason: str
 
 
 def _make_empty_check(column: str) -> Check:
-    reason = f"{column} is empty"
-
-    def check(fields: Fields) -> str:
-        value = fields[column]
-        return reason if not value or (isinstance(value, str) and value.isspace()) else ""
-
-    return check
+    return Check(column, str.strip, f"{column} is empty")
 
 
-def _make_filter(item: Filter) -> Check:
-    tests = list(_iter_tests(item))
-
-    def check(fields: Fields) -> str:
-        value = _as_text(fields[item.column])
-        return next((reason for fits, reason in tests if not fits(value)), "")
-
-    return check
+def _iter_filters(filters: Sequence[Filter]) -> Iterator[Check]:
+    for item in filters:
+        yield from (Check(item.column, fits, reason) for fits, reason in _iter_tests(item))
 
 
 def _iter_tests(item: Filter) -> Iterator[tuple[Callable[[str], bool], str]]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,7 +50,6 @@ class ChannelFile:
     path: Path
     rows: int
     bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,7 @@ class Prepared:
             "notes": list(self.notes),
             "sources": [dataclasses.asdict(source) for source in self.sources],
             "channels": {
-                item.name: {"file": item.path.name, "rows": item.rows, "bytes": item.bytes, "sha256": item.sha256}
-                for item in self.channels
+                item.name: {"file": item.path.name, "rows": item.rows, "bytes": item.bytes} for item in self.channels
             },
         }
 
@@ -101,7 +99,7 @@ def load_prepared(folder: Path) -> Prepared:
     """What an earlier run left in a folder."""
     found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     channels = tuple(
-        ChannelFile(name, folder / item["file"], item["rows"], item["bytes"], item["sha256"])
+        ChannelFile(name, folder / item["file"], item["rows"], item["bytes"])
         for name, item in found["channels"].items()
     )
     sources = tuple(SourceCount(**item) for item in found["sources"])
@@ -232,23 +230,15 @@ def _run_first(blocks: Iterator[Block], pipeline: Pipeline, wanted: int) -> Iter
 
 
 class _Writer:
-    """A channel's file, counted and digested as it grows."""
+    """A channel's file."""
 
     def __init__(self, name: str, folder: Path, stack: contextlib.ExitStack) -> None:
         self.name = name
         self.path = folder / f"{name}.jsonl"
-        self.rows = 0
         self._file: BinaryIO = stack.enter_context(self.path.open("wb"))
-        self._digest = hashlib.sha256()
 
-    def write(self, lines: Sequence[bytes]) -> None:
-        content = b"".join(lines)
-        self._file.write(content)
-        self._digest.update(content)
-        self.rows += len(lines)
-
-    def finish(self) -> ChannelFile:
-        return ChannelFile(self.name, self.path, self.rows, self.path.stat().st_size, self._digest.hexdigest())
+    def write(self, lines: Iterable[bytes]) -> None:
+        self._file.write(b"".join(lines))
 
 
 def _deal_out(spool: Path, codes: Any, folder: Path, track: Track) -> list[ChannelFile]:
@@ -257,19 +247,24 @@ def _deal_out(spool: Path, codes: Any, folder: Path, track: Track) -> list[Chann
         writers = [_Writer(name, folder, stack) for name in CHANNELS]
         advance = stack.enter_context(track("writing", spool.stat().st_size))
         rows = stack.enter_context(spool.open("rb", WRITE_BYTES))
-        remaining = iter(codes.tobytes())
+        start = done = 0
         while lines := rows.readlines(COPY_BYTES):
-            dealt: list[list[bytes]] = [[] for _ in range(FIRST_CHANNEL + len(writers))]
-            for line, code in zip(lines, remaining, strict=False):
-                dealt[code].append(line)
-            for writer, own in zip(writers, dealt[FIRST_CHANNEL:], strict=True):
-                writer.write(own)
-            advance(sum(map(len, lines)))
-    return [writer.finish() for writer in writers if writer.rows]
+            here = codes[start : start + len(lines)]
+            for code, writer in enumerate(writers, start=FIRST_CHANNEL):
+                writer.write(compress(lines, (here == code).tobytes()))
+            start += len(lines)
+            advance(rows.tell() - done)
+            done = rows.tell()
+    counts = [int((codes == code).sum()) for code, _ in enumerate(writers, start=FIRST_CHANNEL)]
+    return [
+        ChannelFile(writer.name, writer.path, count, writer.path.stat().st_size)
+        for writer, count in zip(writers, counts, strict=True)
+        if count
+    ]
 
 
 def _publish(result: Prepared, made: Path, out: Path) -> None:
-    """One after another, the manifest last: its digests tell whether the channels beside it are all its own."""
+    """One after another, the manifest last."""
     for name in CHANNELS:
         if (made / f"{name}.jsonl").exists() and any(channel.name == name for channel in result.channels):
             (made / f"{name}.jsonl").replace(out / f"{name}.jsonl")

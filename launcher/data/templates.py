@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-Fields = Mapping[str, Any]
-Render = Callable[[Fields], Any]
+Columns = Mapping[str, Sequence[str]]
 
 
 class TemplateError(ValueError):
@@ -35,29 +34,36 @@ def columns_of(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for _, name in _parse(template) if name))
 
 
-def make_text(template: str) -> Callable[[Fields], str]:
-    """Fields -> text. A printf form filled from a tuple takes half the time of str.format."""
+def make_texts(template: str) -> Callable[[Columns], list[str]]:
+    """Columns -> the texts of all rows. A printf form mapped over tuples takes a third of the time of str.format."""
     pairs = _parse(template)
     form = "".join(text.replace("%", "%%") + ("%s" if name else "") for text, name in pairs)
     names = [name for _, name in pairs if name]
-    return lambda fields: form % tuple([fields[name] for name in names])
+    if not names:
+        return lambda columns: [form % ()] * len(next(iter(columns.values()), ()))
+    return lambda columns: list(map(form.__mod__, zip(*[columns[name] for name in names], strict=True)))
 
 
-def make_row(templates: Mapping[str, str]) -> Render:
-    """Fields -> a row in one of the trainer's shapes."""
-    texts = {name: make_text(template) for name, template in templates.items()}
-    if not texts:
-        return _take_shape
+def make_rows(templates: Mapping[str, str]) -> Callable[[Columns], list[Any]]:
+    """Columns -> rows in one of the trainer's shapes."""
+    texts = {name: make_texts(template) for name, template in templates.items()}
     if "template" in texts:
-        text = texts["template"]
-        return lambda fields: {"text": text(fields)}
+        make = texts["template"]
+        return lambda columns: [{"text": text} for text in make(columns)]
     if "completion" in texts:
-        prompt, completion = texts.get("prompt", make_text("")), texts["completion"]
-        return lambda fields: {"prompt": prompt(fields), "completion": completion(fields)}
-    return lambda fields: {"messages": [{"role": role, "content": make(fields)} for role, make in texts.items()]}
+        prompts, completions = texts.get("prompt", make_texts("")), texts["completion"]
+        return lambda columns: [
+            {"prompt": prompt, "completion": completion}
+            for prompt, completion in zip(prompts(columns), completions(columns), strict=True)
+        ]
+    roles = list(texts)
+    return lambda columns: [
+        {"messages": [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]}
+        for turns in zip(*[make(columns) for make in texts.values()], strict=True)
+    ]
 
 
-def _take_shape(fields: Fields) -> dict[str, Any]:
+def take_shape(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Without a template a row must have one of the shapes already; its other columns are left out."""
     for names in (("messages",), ("prompt", "completion"), ("text",)):
         if all(name in fields for name in names):
