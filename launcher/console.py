@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from launcher.data.preparing import Prepared
+    from launcher.data.preview import Preview, PreviewRow, Segment
     from launcher.job import JobSummary
     from launcher.recipe import Recipe
     from launcher.results.adapters import Adapter
@@ -168,3 +170,81 @@ def print_adapter(job: str, adapter: Adapter) -> None:
     base = "its stand-in base beside it" if adapter.base_model == "base" else f"for {adapter.base_model}"
     say(f"the adapter of {job} ({adapter.bytes:,} bytes, {base}) lies in {adapter.folder}")
     say(f"  -> `launcher logs {job}` shows its log, `launcher list` every job")
+
+
+def print_prepared(prepared: Prepared) -> None:
+    """What each source gave, then what each channel got."""
+    rows = []
+    for source in prepared.sources:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in source.dropped.items())
+        rows.append((source.name, f"{source.read:,}", f"{source.kept:,}", why or "nothing"))
+    print_table(("SOURCE", "READ", "KEPT", "DROPPED"), rows)
+    data("")
+    found = [(item.name, f"{item.rows:,}", f"{item.bytes:,}", str(item.path)) for item in prepared.channels]
+    print_table(("CHANNEL", "ROWS", "BYTES", "FILE"), found)
+    if prepared.bad_sql is not None:
+        data(f"\n{prepared.bad_sql:,} rows whose SQL does not parse")
+    for note in prepared.notes:
+        say(f"note: {note}")
+
+
+STYLES = {"trained": "bold green", "masked": "dim", "cut": "red strike"}
+MARKS = {"trained": ("[[", "]]"), "masked": ("", ""), "cut": ("~~", "~~")}
+
+
+def print_preview(preview: Preview, *, ids: bool) -> None:
+    """Rows with what is trained in colour; where there are no colours, between marks."""
+    from rich.console import Console
+
+    out = Console(highlight=False, soft_wrap=True)
+    coloured = out.is_terminal and not out.no_color
+    say(
+        "trained in green, masked dim, cut off struck through"
+        if coloured
+        else "[[trained]], masked as it is, ~~cut off~~"
+    )
+    for number, row in enumerate(preview.rows, start=1):
+        data(f"{'' if number == 1 else chr(10)}--- {preview.channel} {row.file}:{row.line}: {_row_words(row, preview)}")
+        if coloured:
+            out.print(*[_styled(segment) for segment in row.segments], sep="")
+        else:
+            data("".join(_marked(segment) for segment in row.segments))
+        if ids:
+            _print_ids(row)
+
+
+def _row_words(row: PreviewRow, preview: Preview) -> str:
+    if row.refused:
+        return f"refused: {row.refused}"
+    words = f"{len(row.input_ids)} tokens, {row.trained} trained"
+    if row.truncated:
+        cut = sum(part.tokens for part in row.segments if part.kind == "cut")
+        words += f", {cut} cut off at max_length {preview.max_length}"
+    return words if row.ends else f"{words}, and its end token is lost"
+
+
+def _visible(text: str) -> str:
+    """Control characters of a row must not reach the terminal."""
+    return "".join(
+        letter if letter in "\n\t" or letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def _styled(segment: Segment) -> Any:
+    from rich.text import Text
+
+    return Text(_visible(segment.text), STYLES[segment.kind])
+
+
+def _marked(segment: Segment) -> str:
+    opening, closing = MARKS[segment.kind]
+    return f"{opening}{_visible(segment.text)}{closing}"
+
+
+def _print_ids(row: PreviewRow) -> None:
+    rows = [
+        (str(place), str(token), "-" if label < 0 else str(label), repr(text))
+        for place, (token, label, text) in enumerate(zip(row.input_ids, row.labels, row.tokens, strict=True))
+    ]
+    print_table(("PLACE", "ID", "LABEL", "TOKEN"), rows)

@@ -15,8 +15,13 @@ from pathlib import Path
 from container_src.sft import config as sft
 from launcher import images, instances
 from launcher.bundle import Bundle, digest_files, make_bundle, source_folder
-from launcher.data.channels import Channel, folder_channel, rows_channel, s3_channel
-from launcher.errors import RecipeError, RunError
+from launcher.data.channels import Channel, folder_channel, s3_channel
+from launcher.data.checks import check_channels
+from launcher.data.prepared import find_or_prepare
+from launcher.data.preparing import Prepared
+from launcher.data.settings import CHANNELS
+from launcher.errors import DataError, RecipeError, RunError
+from launcher.progress import Track, untracked
 from launcher.recipe import PATH_STARTS, Recipe
 from launcher.tables import html_table
 
@@ -107,10 +112,15 @@ class Plan:
         return f"{where}{count}{compute.instance}{gpus}"
 
 
-def make_plan(recipe: Recipe, name: str | None = None, *, now: datetime | None = None) -> Plan:
-    """Check every row, pack the bundle, name everything. Reads files; needs no network and no credentials."""
+def make_plan(
+    recipe: Recipe, name: str | None = None, *, now: datetime | None = None, track: Track = untracked
+) -> Plan:
+    """Prepare and check every row, pack the bundle, name everything. Needs no network and no credentials."""
     run = _as_run_name(recipe.name) if name is None else _check_run_name(name)
-    channels = _make_channels(recipe)
+    prepared = find_prepared(recipe, track)
+    report = check_channels(find_row_files(recipe, prepared), track)
+    report.refuse()
+    channels = (*report.channels, *_model_channels(recipe))
     bundle = make_bundle(source_folder(), _own_code(recipe))
     gpus = _count_gpus(recipe)
     image = None if recipe.image.uri else images.image_named(recipe.image.version)
@@ -123,7 +133,7 @@ def make_plan(recipe: Recipe, name: str | None = None, *, now: datetime | None =
         bundle=bundle,
         config=_job_config(recipe, channels, bundle, gpus),
         gpus=gpus,
-        notes=tuple(_notes(recipe, image)),
+        notes=(*_notes(recipe, image, prepared, channels), *(str(warning) for warning in report.warnings)),
     )
 
 
@@ -158,12 +168,30 @@ def _as_run_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:RUN_NAME_LIMIT].strip("-") or "my-run"
 
 
-def _make_channels(recipe: Recipe) -> tuple[Channel, ...]:
-    channels = [
-        rows_channel(name, recipe.resolve(path))
-        for name in ("train", "eval", "test")
-        if (path := getattr(recipe.data, name))
-    ]
+def find_prepared(recipe: Recipe, track: Track = untracked) -> Prepared | None:
+    """The channels made from the recipe's sources; None where the recipe has ready ones."""
+    data = recipe.data
+    if data.train or not data.sources:
+        return None
+    sources = tuple(recipe.placed(source) for source in data.sources)
+    away = next((source.name for source in sources if not source.is_here), "")
+    if away:
+        raise DataError(
+            f"{away} is not on this machine, and a plan needs no network.",
+            hint="Run `launcher prepare` with this recipe; it ends with the words to submit what it made.",
+        )
+    return find_or_prepare(sources, data.filters, recipe.prepare, track)
+
+
+def find_row_files(recipe: Recipe, prepared: Prepared | None) -> dict[str, Path]:
+    """Where each channel's rows lie: the file that the recipe or a flag names, else the prepared one."""
+    files = {channel.name: channel.path for channel in prepared.channels} if prepared else {}
+    files |= {name: recipe.resolve(path) for name in CHANNELS if (path := getattr(recipe.data, name))}
+    return {name: files[name] for name in CHANNELS if name in files}
+
+
+def _model_channels(recipe: Recipe) -> list[Channel]:
+    channels = []
     base = recipe.config.model_name_or_path
     if recipe.model.s3:
         channels.append(s3_channel("model", recipe.model.s3))
@@ -176,7 +204,7 @@ def _make_channels(recipe: Recipe) -> tuple[Channel, ...]:
             if from_s3
             else folder_channel("adapter", recipe.resolve(adapter), wants="adapter_config.json")
         )
-    return tuple(channels)
+    return channels
 
 
 def _is_folder(recipe: Recipe, model: str) -> bool:
@@ -195,7 +223,7 @@ def _job_config(recipe: Recipe, channels: tuple[Channel, ...], bundle: Bundle, g
     return dataclasses.replace(
         config,
         max_runtime_s=recipe.compute.max_runtime_s,
-        eval_strategy=config.eval_strategy if recipe.data.eval else "no",
+        eval_strategy=config.eval_strategy if any(channel.name == "eval" for channel in channels) else "no",
         recipe_name=recipe.name,
         recipe_digest=recipe_digest(recipe),
         data_digest=data_digest(channels),
@@ -250,15 +278,20 @@ def find_git_revision(folder: Path) -> str:
     return head + "+" if head and ask("status", "--porcelain", "--untracked-files=no") else head
 
 
-def _notes(recipe: Recipe, image: images.Image | None) -> list[str]:
+def _notes(
+    recipe: Recipe, image: images.Image | None, prepared: Prepared | None, channels: tuple[Channel, ...]
+) -> list[str]:
     notes = []
+    if not any(channel.name == "eval" for channel in channels):
+        notes.append("no evaluation: --eval names rows for it")
+    if prepared:
+        sources = "1 source" if len(prepared.sources) == 1 else f"{len(prepared.sources)} sources"
+        notes += [f"prepared from {sources}: {prepared.words()}", *prepared.notes]
     if recipe.config.smoke and "model.smoke" in recipe.origins:
         notes.append(
             f"stand-in model ({recipe.origins['model.smoke']}): a small random model of the same family for "
             f"{recipe.config.max_steps} steps proves the road, not the result"
         )
-    if not recipe.data.eval:
-        notes.append("no evaluation: --eval names rows for it")
     if image and image.patched_until and image.patched_until < datetime.now(UTC).strftime("%Y-%m-%d"):
         notes.append(f"AWS patched the {image.version} image until {image.patched_until}; it still runs")
     if any(Path(file).name == "requirements.txt" for file in recipe.code.files):

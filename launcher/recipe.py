@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from container_src.sft import config as sft
 from launcher import gpu, images
+from launcher.data.settings import Filter, Prepare, Source, check_settings, given_fields
 from launcher.errors import RecipeError
 from launcher.tables import html_table
 
@@ -61,9 +63,13 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Data:
+    """Ready channels, or the sources that they are prepared from; where both are given, the ready one is used."""
+
     train: str = ""
     eval: str = ""
     test: str = ""
+    sources: tuple[Source, ...] = ()
+    filters: tuple[Filter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class Recipe:
     config: sft.TrainConfig = field(default_factory=sft.TrainConfig)
     model: ModelSource = field(default_factory=ModelSource)
     data: Data = field(default_factory=Data)
+    prepare: Prepare = field(default_factory=Prepare)
     compute: Compute = field(default_factory=Compute)
     image: ImageChoice = field(default_factory=ImageChoice)
     output: Output = field(default_factory=Output)
@@ -129,11 +136,21 @@ class Recipe:
         """A path of this recipe, which starts at the recipe's folder."""
         return self.folder / Path(path).expanduser()
 
+    def placed(self, source: Source) -> Source:
+        """The source by its full path."""
+        if source.path and not source.is_remote:
+            return dataclasses.replace(source, path=os.path.normpath(self.resolve(source.path)))
+        if source.dataset and (place := self.resolve(source.dataset)).is_dir():
+            return dataclasses.replace(source, dataset=os.path.normpath(place))
+        return source
+
     def _portable(self, key: str) -> Any:
         value = self.value(key)
         if key in PATH_KEYS and value and not value.startswith("s3://"):
             path = self.resolve(value)
             return os.path.normpath(path) if key != "model.id" or path.is_dir() else value
+        if key == "data.sources":
+            return tuple(self.placed(source) for source in value)
         if key == "code.files":
             return tuple(os.path.normpath(self.resolve(file)) for file in value)
         return value
@@ -142,11 +159,16 @@ class Recipe:
 OWNERS: dict[str, Any] = {
     "model": ModelSource,
     "data": Data,
+    "prepare": Prepare,
     "compute": Compute,
     "image": ImageChoice,
     "output": Output,
     "code": Code,
 }
+
+
+# A part that a recipe writes as a table inside another.
+NESTED = {"prepare": "data.prepare"}
 
 
 def _make_keys() -> dict[str, tuple[str, str]]:
@@ -158,7 +180,7 @@ def _make_keys() -> dict[str, tuple[str, str]]:
             keys[f"{section}.{key}"] = ("config", item.name)
     for section, owner in OWNERS.items():
         for item in dataclasses.fields(owner):
-            keys[f"{section}.{item.metadata.get('key', item.name)}"] = (section, item.name)
+            keys[f"{NESTED.get(section, section)}.{item.metadata.get('key', item.name)}"] = (section, item.name)
     order = ("name", *SECTIONS)
     return dict(sorted(keys.items(), key=lambda entry: order.index(entry[0].partition(".")[0])))
 
@@ -212,10 +234,19 @@ def _read(path: Path) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for section, body in document.items():
         if isinstance(body, dict):
-            given.update({f"{section}.{key}": _Given(value, path.name) for key, value in body.items()})
+            given.update({key: _Given(value, path.name) for key, value in _flatten(section, body)})
         else:
             given[section] = _Given(body, path.name)
     return given
+
+
+def _flatten(section: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in body.items():
+        key = f"{section}.{name}"
+        if key in NESTED.values() and isinstance(value, dict):
+            yield from _flatten(key, value)
+        else:
+            yield key, value
 
 
 def _place(given: dict[str, _Given]) -> None:
@@ -339,7 +370,16 @@ def _convert_plain(key: str, item: _Given, wanted: Any) -> Any:
         if value in get_args(wanted):
             return value
         raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be one of {', '.join(get_args(wanted))}.")
+    if get_origin(wanted) is Mapping:
+        if isinstance(value, dict) and all(isinstance(part, str) for part in value.values()):
+            return dict(value)
+        raise RecipeError(f'{item.origin}: {key} must be a table of names, such as {{ answer = "their_answer" }}.')
     if get_origin(wanted) is tuple:
+        part_type = get_args(wanted)[0]
+        if dataclasses.is_dataclass(part_type):
+            return tuple(_make_tables(key, item, part_type))
+        if part_type is int:
+            return _convert_numbers(key, item)
         value = [value] if isinstance(value, str) else value
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             return tuple(value)
@@ -347,6 +387,31 @@ def _convert_plain(key: str, item: _Given, wanted: Any) -> Any:
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be of type {wanted.__name__}.")
     return value
+
+
+def _make_tables(key: str, item: _Given, table: Any) -> Iterator[Any]:
+    """[[data.sources]] and its like: a list of tables, each of them a frozen object."""
+    if not isinstance(item.value, list) or not all(isinstance(entry, dict) for entry in item.value):
+        raise RecipeError(f"{item.origin}: {key} must be a list of tables.", hint=f"Begin each with [[{key}]].")
+    hints = get_type_hints(table)
+    for number, entry in enumerate(item.value, start=1):
+        fields = {}
+        for name, value in entry.items():
+            if name not in hints:
+                close = difflib.get_close_matches(name, hints, n=1, cutoff=0.6)
+                raise RecipeError(
+                    f"{item.origin}: {key}[{number}].{name} is not a key of a recipe.",
+                    hint=f"Did you mean {key}[{number}].{close[0]}?" if close else f"Keys there: {', '.join(hints)}.",
+                )
+            fields[name] = _convert_plain(f"{key}[{number}].{name}", _Given(value, item.origin), hints[name])
+        yield table(**fields)
+
+
+def _convert_numbers(key: str, item: _Given) -> tuple[int, ...]:
+    value = item.value
+    if isinstance(value, list) and all(isinstance(part, int) and not isinstance(part, bool) for part in value):
+        return tuple(value)
+    raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be a list of whole numbers.")
 
 
 def _recipe_words(message: str) -> str:
@@ -384,9 +449,11 @@ def _check_values(recipe: Recipe, path: Path) -> None:
             f"model.id is {model!r}, which is neither a Hub id nor a folder.",
             hint="A Hub id looks like Qwen/Qwen2.5-1.5B.",
         )
-    if not recipe.data.train:
+    check_settings(recipe.data.sources, recipe.data.filters, recipe.prepare)
+    if not recipe.data.train and not recipe.data.sources:
         raise RecipeError(
-            f"{path} names no training data.", hint='Set train = "train.jsonl" in [data], or give --train.'
+            f"{path} names no training data.",
+            hint='Set train = "train.jsonl" in [data], give --train, or add [[data.sources]] to prepare it from.',
         )
 
 
@@ -424,7 +491,17 @@ def format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # JSON's escapes are TOML's, but for a DEL, which TOML wants escaped
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return "[" + ", ".join(format_value(part) for part in value) + "]"
+    if isinstance(value, Source | Filter):
+        return format_value(given_fields(value))
+    if isinstance(value, Mapping):
+        pairs = (f"{_format_key(key)} = {format_value(part)}" for key, part in value.items())
+        return "{ " + ", ".join(pairs) + " }" if value else "{}"
     return repr(value)
+
+
+def _format_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else format_value(key)

@@ -10,7 +10,7 @@ from launcher.aws import estimator, s3
 from launcher.aws.session import Session, open_session
 from launcher.aws.shapes import check_request
 from launcher.aws.site import find_site
-from launcher.data.channels import Channel, Upload, take_fingerprint
+from launcher.data.channels import Channel, Upload, confirm_unchanged
 from launcher.errors import DataError, RecipeError
 from launcher.job import Job
 from launcher.plan import Plan
@@ -66,26 +66,15 @@ def _upload_item(plan: Plan, site: Site, session: Session, channel: Channel, ite
     found = s3.find_object(session, site.bucket, key)
     if found and found.size == size:
         return 0
-    _check_unchanged(item)
+    before = confirm_unchanged(item)
     with track(f"{channel.name}/{item.name}", size) as progress:
         s3.upload_file(session, item.path, site.bucket, key, progress)
     try:
-        _check_unchanged(item)
+        confirm_unchanged(item, before)
     except DataError:
         s3.delete_object(session, site.bucket, key)  # what lies there now is not what the key's digest says
         raise
     return size
-
-
-def _check_unchanged(item: Upload) -> None:
-    try:
-        same = take_fingerprint(item.path) == item.fingerprint
-    except FileNotFoundError:
-        same = False
-    if not same:
-        raise DataError(
-            f"{item.path} changed after it was checked.", hint="Submit again when nothing writes to it any more."
-        )
 
 
 def check_base_model(plan: Plan, say: Say = silent) -> None:

@@ -7,7 +7,7 @@ tokenizer, so a preview shows exactly what the job trains.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,13 +18,37 @@ from .failure import JobError
 
 IGNORED = -100  # the label of a token that is not trained, as torch's cross entropy spells it
 ROLES = ("system", "user", "assistant", "tool")
+# Who may speak after whom; "" is the beginning. Chat templates refuse other orders, or render them as no chat is.
+FOLLOWERS = {
+    "": ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("tool", "assistant"),
+}
+SHOWN_KEYS, SHOWN_CHARACTERS = 8, 40
 SHAPES = '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}'
 
 Shape = Literal["text", "completion", "messages"]
 
 
 class RowError(JobError):
-    """A row that cannot be trained; the message begins with file:line."""
+    """A row that cannot be trained; the message begins with file:line. `field` is empty when it is the whole row."""
+
+    def __init__(self, file: str, line: int, problem: str, field: str = "") -> None:
+        super().__init__(f"{file}:{line}: {problem}")
+        self.file = file
+        self.line = line
+        self.problem = problem
+        self.field = field
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowError, (
+            self.file,
+            self.line,
+            self.problem,
+            self.field,
+        )  # Exception's own would pass the message alone
 
 
 @dataclass(frozen=True)
@@ -33,8 +57,8 @@ class Row:
     line: int
     fields: dict[str, Any]
 
-    def refuse(self, problem: str) -> RowError:
-        return RowError(f"{self.file}:{self.line}: {problem}")
+    def refuse(self, problem: str, field: str = "") -> RowError:
+        return RowError(self.file, self.line, problem, field)
 
 
 class Piece(NamedTuple):
@@ -50,17 +74,19 @@ class Example(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A row as tokens. `ends`: its last trained piece, end token and all, was not cut."""
+    """A row as tokens. `ends`: its last trained piece, end token and all, was not cut. `length`: tokens before the cut."""
 
     input_ids: list[int]
     labels: list[int]
     truncated: bool
     ends: bool
+    length: int = 0
 
     @property
     def trained(self) -> int:
         """Tokens that count in the loss; the first token of a row is predicted from nothing."""
-        return sum(label != IGNORED for label in self.labels[1:])
+        rest = self.labels[1:]
+        return len(rest) - rest.count(IGNORED)
 
 
 # reading
@@ -93,17 +119,47 @@ def load_rows(path: Path) -> list[Row]:
 
 
 def parse_row(line: bytes, file: str, number: int) -> Row:
+    """One line as an object, or a refusal that says what the line is instead."""
+    row = Row(file, number, {})
     try:
-        fields = json.loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
+        fields = json.loads(text, object_pairs_hook=_make_object)
     except UnicodeDecodeError as error:
-        raise RowError(f"{file}:{number}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+        raise row.refuse(f"not UTF-8 ({error.reason} at byte {error.start + 1}). Save the file as UTF-8.") from error
+    except _KeyTwice as error:
+        raise row.refuse(f'"{_short(error.key)}" is given twice. Keep one of them.', _short(error.key)) from error
     except json.JSONDecodeError as error:
-        raise RowError(
-            f"{file}:{number}: not JSON: {error.msg} at column {error.colno}. Write one object per line."
-        ) from error
+        raise row.refuse(_not_json(text, error)) from error
+    except ValueError as error:  # Python reads whole numbers of at most 4,300 digits
+        raise row.refuse("not JSON that can be read: a number in it has thousands of digits. Shorten it.") from error
+    except RecursionError as error:
+        raise row.refuse("not JSON that can be read: it is nested too deep. Flatten it.") from error
     if not isinstance(fields, dict):
-        raise RowError(f"{file}:{number}: a {type(fields).__name__}, not an object. Use {SHAPES}.")
+        raise row.refuse(f"{_kind(fields)}, not an object. Use {SHAPES}.")
     return Row(file, number, fields)
+
+
+class _KeyTwice(ValueError):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A dict, unless a key would silently replace an earlier one."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        seen: set[str] = set()
+        raise _KeyTwice(next(key for key, _ in pairs if key in seen or seen.add(key)))  # type: ignore[func-returns-value]
+    return fields
+
+
+def _not_json(text: str, error: json.JSONDecodeError) -> str:
+    if "\0" in text:
+        return "not JSON: it holds NUL bytes, as UTF-16 and damaged files do. Save the file as UTF-8."
+    if "\r" in text.strip():
+        return "not JSON: it holds line ends of CR alone, as old Macs wrote them. Save the file with LF."
+    return f"not JSON: {error.msg} at column {error.colno}. Write one object per line."
 
 
 # checking
@@ -116,7 +172,8 @@ def shape_of(row: Row) -> Shape:
         return "completion"
     if "text" in row.fields:
         return "text"
-    raise row.refuse(f"unknown shape: it has {', '.join(sorted(row.fields)) or 'no keys'}. Use {SHAPES}.")
+    keys = ", ".join(_short(key) for key in sorted(row.fields)[:SHOWN_KEYS])
+    raise row.refuse(f"unknown shape: it has {keys or 'no keys'}. Use {SHAPES}.")
 
 
 def check_row(row: Row) -> None:
@@ -132,36 +189,83 @@ def check_row(row: Row) -> None:
 
 
 def _check_text(row: Row, key: str, *, may_be_empty: bool) -> None:
-    value = row.fields.get(key)
+    if key not in row.fields:
+        raise row.refuse(f'"{key}" is missing. It must be text.', key)
+    value = row.fields[key]
     if not isinstance(value, str):
-        raise row.refuse(f'"{key}" is {_kind(value)}. It must be text.')
+        raise row.refuse(f'"{key}" is {_kind(value)}. It must be text.', key)
     if not may_be_empty and not value.strip():
-        raise row.refuse(f'"{key}" is empty. Fix the row or drop it.')
+        raise row.refuse(f'"{key}" is empty. Fix the row or drop it.', key)
+    _check_characters(row, f'"{key}"', value, key)
+
+
+def _check_characters(row: Row, name: str, text: str, field: str) -> None:
+    """Half of a surrogate pair can be written in JSON, but is no character: tokenizers fail at it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise row.refuse(
+            f"{name} holds {half}, one half of a character. Write the whole or remove it.", field
+        ) from error
 
 
 def _check_messages(row: Row) -> None:
     messages = row.fields["messages"]
     if not isinstance(messages, list) or not messages:
-        raise row.refuse('"messages" must be a list with at least one message.')
+        raise row.refuse('"messages" must be a list with at least one message.', "messages")
     for number, message in enumerate(messages, start=1):
         _check_message(row, number, message)
-    if not any(message["role"] == "assistant" for message in messages):
-        raise row.refuse("no message of the assistant, so nothing to train. Add one or drop the row.")
+    _check_order(row, [message["role"] for message in messages])
 
 
 def _check_message(row: Row, number: int, message: Any) -> None:
+    place = f"messages[{number - 1}]"
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-        raise row.refuse(f'message {number} must be an object with "role" and "content".')
-    if message["role"] not in ROLES:
-        raise row.refuse(f"message {number} has the role {message['role']!r}. Use one of {', '.join(ROLES)}.")
-    if not isinstance(message["content"], str):
-        raise row.refuse(f'the "content" of message {number} is {_kind(message["content"])}. It must be text.')
-    if message["role"] == "assistant" and not message["content"].strip():
-        raise row.refuse(f'the "content" of message {number}, the assistant\'s, is empty. Fix the row or drop it.')
+        raise row.refuse(f'message {number} must be an object with "role" and "content".', place)
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        raise row.refuse(
+            f"message {number} has the role {_role(role)}. Use one of {', '.join(ROLES)}.",
+            f"{place}.role",
+        )
+    name = f'the "content" of message {number}'
+    if not isinstance(content, str):
+        raise row.refuse(f"{name} is {_kind(content)}. It must be text.", f"{place}.content")
+    if role in ("user", "assistant") and not content.strip():
+        raise row.refuse(f"{name}, the {role}'s, is empty. Fix the row or drop it.", f"{place}.content")
+    _check_characters(row, name, content, f"{place}.content")
+
+
+def _check_order(row: Row, roles: Sequence[str]) -> None:
+    before = ""
+    for number, role in enumerate(roles, start=1):
+        if role not in FOLLOWERS[before]:
+            place = f"follows the {before}'s" if before else "comes first"
+            raise row.refuse(
+                f"message {number}, the {role}'s, {place}. There the {' or '.join(FOLLOWERS[before])} must speak: "
+                "reorder the messages, join two of the same role, or drop the row.",
+                f"messages[{number - 1}].role",
+            )
+        before = role
+    if "assistant" not in roles:
+        raise row.refuse("no message of the assistant, so nothing to train. Add one or drop the row.", "messages")
+
+
+def _role(value: Any) -> str:
+    return f"'{_short(value)}'" if isinstance(value, str) else _kind(value)
+
+
+def _short(text: str) -> str:
+    """A foreign text inside one of our sentences: of bounded length, and without what a terminal would obey."""
+    shown = repr(text)[1:-1]
+    return shown if len(shown) <= SHOWN_CHARACTERS else shown[:SHOWN_CHARACTERS] + "..."
 
 
 def _kind(value: Any) -> str:
-    return "missing" if value is None else f"a {type(value).__name__}"
+    """What JSON calls it."""
+    words = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object", str: "text"}
+    return words.get(type(value), "null")
 
 
 # rendering
@@ -264,8 +368,8 @@ def _start(example: Example, tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def _cut(ids: list[int], labels: list[int], limit: int) -> Encoded:
-    last = max((place for place, label in enumerate(labels) if label != IGNORED), default=-1)
-    return Encoded(ids[:limit], labels[:limit], truncated=len(ids) > limit, ends=0 <= last < limit)
+    last = next((place for place in range(len(labels) - 1, -1, -1) if labels[place] != IGNORED), -1)
+    return Encoded(ids[:limit], labels[:limit], len(ids) > limit, 0 <= last < limit, len(ids))
 
 
 def encode_piece(tokenizer: Any, text: str, *, follows: bool) -> list[int]:

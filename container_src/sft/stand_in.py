@@ -57,11 +57,17 @@ FAMILIES = {
 def make_stand_in(base: Base, config: TrainConfig, rows: list[Row], folder: Path) -> Base:
     """A model and tokenizer in a folder, loaded from there like any other. The same rows and seed give the same one."""
     small = shrink(_find_config(base, config))
-    tokenizer = make_tokenizer(_iter_texts(rows), small["model_type"])
-    tokenizer.save_pretrained(folder)
+    tokenizer = save_tokenizer(base, config, rows, folder)
     _save_random_weights({**small, **_special_ids(tokenizer)}, config.seed, folder)
     # relative to the artifact, into which the base is saved too: without it the adapter would fit nothing
     return Base(str(folder), "base")
+
+
+def save_tokenizer(base: Base, config: TrainConfig, rows: list[Row], folder: Path) -> Any:
+    """The stand-in's tokenizer alone, which needs no torch."""
+    tokenizer = make_tokenizer(_iter_texts(rows), shrink(_find_config(base, config))["model_type"])
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def _find_config(base: Base, config: TrainConfig) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from launcher.aws.errors import explain, explained
 from launcher.aws.session import Session
-from launcher.errors import CloudError
-from launcher.progress import Advance
+from launcher.errors import CloudError, DataError
+from launcher.progress import Advance, Track, untracked
 
 PART_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
@@ -104,3 +104,35 @@ def iter_keys(session: Session, bucket: str, prefix: str) -> Iterator[str]:
         for page in session.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for entry in page.get("Contents", []):
                 yield entry["Key"]
+
+
+def fetch_files(session: Session, uri: str, folder: Path, track: Track = untracked) -> list[Path]:
+    """The object at an address, or every object below it, as files in a folder."""
+    bucket, key = split_uri(uri)
+    found = find_object(session, bucket, key) if key and not key.endswith("/") else None
+    if found:
+        return [_fetch_file(session, bucket, key, found, folder / key.rpartition("/")[2], track)]
+    prefix = key if not key or key.endswith("/") else f"{key}/"
+    keys = [name for name in iter_keys(session, bucket, prefix) if not name.endswith("/")]
+    if not keys:
+        raise DataError(
+            f"{uri} is neither an object nor a folder of objects.", hint=f"`aws s3 ls {uri}` shows what is there."
+        )
+    files = []
+    for name in sorted(keys):
+        head = find_object(session, bucket, name)
+        path = folder / name.removeprefix(prefix)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"s3://{bucket}/{name} has a name that leads out of its folder.", hint="Rename the object.")
+        if head:  # else it was deleted since it was listed
+            files.append(_fetch_file(session, bucket, name, head, path, track))
+    return files
+
+
+def _fetch_file(session: Session, bucket: str, key: str, head: ObjectInfo, path: Path, track: Track) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file, track(path.name, head.size) as advance:
+        for chunk in iter_chunks(session, bucket, key, 0, head.etag) if head.size else ():
+            file.write(chunk)
+            advance(len(chunk))
+    return path

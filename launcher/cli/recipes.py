@@ -90,10 +90,10 @@ def load_recipe_from(args: argparse.Namespace) -> Recipe:
         key, value = parse_setting(text)
         overrides[key], origins[key] = value, "--set"
     for flag, key in RECIPE_FLAGS.items():
-        value = getattr(args, flag)
+        value = getattr(args, flag, None)
         if value is not None:
             overrides[key], origins[key] = _flag_value(flag, value), f"--{flag.replace('_', '-')}"
-    return load_recipe(args.recipe, overrides, smoke=args.smoke, origins=origins)
+    return load_recipe(args.recipe, overrides, smoke=getattr(args, "smoke", None), origins=origins)
 
 
 def _flag_value(flag: str, value: Any) -> Any:
@@ -125,9 +125,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _make_plan(args: argparse.Namespace) -> Plan:
+    from launcher import console
     from launcher.plan import make_plan
 
-    return make_plan(load_recipe_from(args), args.name)
+    return make_plan(load_recipe_from(args), args.name, track=console.track)
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -175,10 +176,20 @@ def run_recipe_show(args: argparse.Namespace) -> int:
 
     recipe = load_recipe_from(args)
     if args.json:
-        console.data_json({key: {"value": recipe.value(key), "from": origin} for key, _, origin in recipe.rows()})
+        values = {key: (_plain(recipe.value(key)), origin) for key, _, origin in recipe.rows()}
+        console.data_json({key: {"value": value, "from": origin} for key, (value, origin) in values.items()})
     else:
         console.print_recipe(recipe)
     return 0
+
+
+def _plain(value: Any) -> Any:
+    """Tables as a recipe writes them."""
+    from launcher.data.settings import Filter, Source, given_fields
+
+    if isinstance(value, tuple):
+        return [given_fields(part) if isinstance(part, Source | Filter) else part for part in value]
+    return value
 
 
 def run_recipe_list(args: argparse.Namespace) -> int:

@@ -6,17 +6,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.data.rows import check_files
+from launcher.data.rows import CheckedFiles, Fingerprint, check_files
+from launcher.data.rows import take_fingerprint as take_fingerprint
 from launcher.errors import DataError, RecipeError
 
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What tells cheaply that a file is still the one that was checked."""
-
-    size: int
-    mtime_ns: int
-    inode: int
+DIGEST_AGAIN_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -56,20 +50,16 @@ class Channel:
         return f"{rows}{self.bytes:,} bytes -> {self.key}"
 
 
-def take_fingerprint(path: Path) -> Fingerprint:
-    stat = path.stat()
-    return Fingerprint(stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-
 def rows_channel(name: str, path: Path) -> Channel:
     """A .jsonl file, or a folder of them; every row is checked."""
-    files = _find_rows_files(name, path)
-    fingerprints = [take_fingerprint(file) for file in files]
-    checked = check_files(name, files)
-    single = len(files) == 1
+    return make_rows_channel(name, check_files(name, find_rows_files(name, path)))
+
+
+def make_rows_channel(name: str, checked: CheckedFiles) -> Channel:
+    single = len(checked.files) == 1
     uploads = tuple(
-        Upload(file, f"{name}.jsonl" if single else file.name, digest, fingerprint)
-        for file, digest, fingerprint in zip(files, checked.digests, fingerprints, strict=True)
+        Upload(file.path, f"{name}.jsonl" if single else file.path.name, file.sha256, file.fingerprint)
+        for file in checked.files
     )
     return Channel(name, _digest(uploads), uploads, checked.rows, checked.shape)
 
@@ -94,27 +84,66 @@ def s3_channel(name: str, uri: str) -> Channel:
     return Channel(name, hashlib.sha256(uri.encode()).hexdigest(), s3_uri=uri.rstrip("/") + "/")
 
 
+def confirm_unchanged(item: Upload, seen: Fingerprint | None = None) -> Fingerprint:
+    """Raise unless the file still holds what was checked, and has not been touched since it was `seen`.
+
+    The digest decides where the fingerprint cannot. A small file is digested again in any case: it may be written,
+    checked and written again within one tick of the file system's clock, which leaves its times as they were.
+    """
+    try:
+        now = take_fingerprint(item.path)
+        doubtful = now != item.fingerprint or now.size <= DIGEST_AGAIN_BYTES
+        same = now == (seen or now) and (not doubtful or digest_file(item.path) == item.sha256)
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise DataError(
+            f"{item.path} changed after it was checked.", hint="Submit again when nothing writes to it any more."
+        )
+    return now
+
+
 def digest_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _find_rows_files(name: str, path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(file for file in path.glob("*.jsonl") if file.is_file())
-        if not files:
-            raise DataError(
-                f"{path} holds no .jsonl file for the {name} channel.", hint="Name a .jsonl file, or its folder."
-            )
-        return files
+def find_rows_files(name: str, path: Path) -> list[Path]:
+    """The plain .jsonl files that a channel is made of; whatever else bears that name is refused, not skipped."""
+    if path.is_dir() and path.suffix == ".jsonl":
+        raise DataError(
+            f"{path} is a folder, though its name is a file's.", hint="Name the file, or rename the folder."
+        )
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    for compressed in [path] if path.suffix == ".gz" else sorted(path.glob("*.gz")):
+        raise DataError(
+            f"{compressed} is compressed; the {name} channel must be plain .jsonl files.",
+            hint="`launcher prepare` reads .gz and writes channels.",
+        )
+    if not files:
+        raise DataError(
+            f"{path} holds no .jsonl file for the {name} channel.", hint="Name a .jsonl file, or its folder."
+        )
+    for file in files:
+        _check_plain(name, file)
+    return files
+
+
+def _check_plain(name: str, path: Path) -> None:
     if not path.exists():
+        if path.is_symlink():
+            raise DataError(f"{path} is a link that leads nowhere.", hint="Name the file itself.")
         raise DataError(
             f"The {name} channel's file {path} does not exist.",
             hint=f"Paths in a recipe start at the recipe's folder; --{name} starts here.",
         )
     if not path.is_file():
         raise DataError(f"{path} is not a file that the {name} channel can be read from.")
-    return [path]
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise DataError(f"The name of {shown} is not UTF-8.", hint="Rename the file.") from error
 
 
 def _is_hidden(path: Path, root: Path) -> bool:

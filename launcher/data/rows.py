@@ -1,88 +1,407 @@
-"""Every row of a channel, before anything is uploaded. What a row may be is the container's own code."""
+"""Every row of a file, checked and digested. What a row may be is the container's own code; see sft/data.py.
+
+Files are read in blocks of whole lines, never whole: blocks of canonical rows go the quick way, all others line by line.
+A large file is shared out over the processors while this process takes its digest.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+import os
+import stat
+import threading
+from array import array
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from container_src.sft.data import RowError, check_row, parse_row, shape_of
-from launcher.errors import DataError
+from container_src.sft.data import Row, RowError, Shape, check_row, parse_row, shape_of
+from launcher.data import quick
+from launcher.data.findings import SHOWN, Finding, refuse
+from launcher.errors import DataError, LauncherError
+from launcher.progress import Advance
 
-MAX_PROBLEMS = 20
+BLOCK_BYTES = 256 * 1024  # fits the second-level cache together with its rows
+PART_BYTES = 16 * 1024 * 1024  # what one process checks at a time
+MAX_LINE_BYTES = 16 * 1024 * 1024  # some 4 million tokens: no row, whatever it is
+LONG_TEXT = 1_000_000  # characters; some 250,000 tokens, more than these models take
+NO_ROW = -1  # in place of a row's identity; Python's hash() is never -1
+BOM = b"\xef\xbb\xbf"
+FOREIGN = {
+    b"\x1f\x8b": "it is compressed (gzip). `launcher prepare` reads .gz; a channel must be plain text.",
+    b"PAR1": "it is a Parquet file. `launcher prepare` turns it into rows.",
+    b"PK\x03\x04": "it is a zip archive. Unpack it, then `launcher prepare` turns its files into rows.",
+    b"\xff\xfe": "it is UTF-16. Save it as UTF-8.",
+    b"\xfe\xff": "it is UTF-16. Save it as UTF-8.",
+}
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What tells cheaply that a file is still the one that was checked; nobody can set a ctime back."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why one line is refused."""
+
+    line: int
+    text: str
+    field: str = ""
+
+
+@dataclass
+class Remark:
+    """Something worth a warning: how many rows, and the first of them."""
+
+    line: int
+    count: int = 0
+    words: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Tally:
+    """What some lines hold. `identities` has an entry for each line, so that a place in it is a line number."""
+
+    identities: array[int] = field(default_factory=lambda: array("q"))
+    rows: int = 0
+    shapes: dict[Shape, int] = field(default_factory=dict)  # each with its first line
+    problems: list[Problem] = field(default_factory=list)
+    problem_count: int = 0
+    remarks: dict[str, Remark] = field(default_factory=dict)
+
+    @property
+    def next_line(self) -> int:
+        return len(self.identities) + 1
+
+    def refuse_line(self, problem: str, field: str = "") -> None:
+        self.problem_count += 1
+        if len(self.problems) < SHOWN:
+            self.problems.append(Problem(self.next_line, problem, field))
+        self.identities.append(NO_ROW)
+
+    def remark(self, kind: str, count: int = 1, words: Sequence[str] = ()) -> None:
+        remark = self.remarks.setdefault(kind, Remark(self.next_line))
+        remark.count += count
+        remark.words.update(list(words)[: SHOWN - len(remark.words)])
+
+    def append(self, later: Tally) -> None:
+        """Take in what the lines after these hold."""
+        before = len(self.identities)
+        for shape, line in later.shapes.items():
+            self.shapes.setdefault(shape, before + line)
+        for problem in later.problems[: SHOWN - len(self.problems)]:
+            self.problems.append(Problem(before + problem.line, problem.text, problem.field))
+        for kind, remark in later.remarks.items():
+            known = self.remarks.setdefault(kind, Remark(before + remark.line))
+            known.count += remark.count
+            known.words.update(remark.words)
+        self.problem_count += later.problem_count
+        self.rows += later.rows
+        self.identities.extend(later.identities)
+
+
+@dataclass(frozen=True)
+class CheckedFile:
+    """`sha256` is of the very bytes that were checked: the file was the same before and after."""
+
+    path: Path
+    fingerprint: Fingerprint
+    sha256: str
+    tally: Tally
 
 
 @dataclass(frozen=True)
 class CheckedFiles:
-    """One digest a file, taken from the very bytes that were checked."""
+    """One digest a file."""
 
     rows: int
     shape: str
     digests: tuple[str, ...]
-
-
-@dataclass
-class _Findings:
-    """What reading has found so far; `shapes` maps each shape to the first place it was seen."""
-
-    rows: int = 0
-    problems: list[str] = field(default_factory=list)
-    shapes: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.problems) >= MAX_PROBLEMS
+    files: tuple[CheckedFile, ...] = ()
 
 
 def check_files(channel: str, files: Sequence[Path]) -> CheckedFiles:
     """Read every row of every file; raises DataError with all problems up to a limit."""
-    findings = _Findings()
-    digests = tuple(_check_file(path, findings) for path in files)
-    _refuse(channel, files, findings)
-    return CheckedFiles(findings.rows, next(iter(findings.shapes)), digests)
+    checked = tuple(check_file(channel, path) for path in files)
+    refuse(*errors_in(channel, checked))
+    return CheckedFiles(sum(file.tally.rows for file in checked), shape_in(checked), digests_of(checked), checked)
 
 
-def _check_file(path: Path, findings: _Findings) -> str:
+def digests_of(files: Sequence[CheckedFile]) -> tuple[str, ...]:
+    return tuple(file.sha256 for file in files)
+
+
+def shape_in(files: Sequence[CheckedFile]) -> str:
+    """The channel's shape, or "" where it has none."""
+    return next((shape for file in files for shape in file.tally.shapes), "")
+
+
+def errors_in(channel: str, files: Sequence[CheckedFile]) -> tuple[list[Finding], int]:
+    """All errors of a channel's rows up to the limit, and how many more there are."""
+    found = [
+        Finding("error", channel, problem.text, file.path.name, problem.line, problem.field)
+        for file in files
+        for problem in file.tally.problems
+    ][:SHOWN]
+    unseen = sum(file.tally.problem_count for file in files) - len(found)
+    if not any(file.tally.rows for file in files) and not found:
+        found.append(Finding("error", channel, "it is empty. Write one JSON object a line.", files[0].path.name))
+    return found + _mixed(channel, files), unseen
+
+
+def _mixed(channel: str, files: Sequence[CheckedFile]) -> list[Finding]:
+    first: dict[str, CheckedFile] = {}
+    for file in files:
+        for shape in file.tally.shapes:
+            first.setdefault(shape, file)
+    if len(first) < 2:
+        return []
+    places = {shape: (file.path.name, file.tally.shapes[shape]) for shape, file in first.items()}  # type: ignore[index]
+    words = ", ".join(f"{shape} (first at {name}:{line})" for shape, (name, line) in places.items())
+    name, line = list(places.values())[1]
+    problem = f"the channel mixes shapes: {words}. Use one shape for all rows of a channel."
+    return [Finding("error", channel, problem, name, line)]
+
+
+# one file
+
+
+def check_file(channel: str, path: Path, advance: Advance | None = None) -> CheckedFile:
+    """Every line of a file and its digest, in bounded memory."""
+    with opened(path) as (descriptor, before):
+        _refuse_foreign(channel, path, os.pread(descriptor, 4, 0))
+        parts = _split(descriptor, before.size)
+        if len(parts) < 2 or count_processors() < 2:
+            tally = _check_in_turn(descriptor, parts, advance)
+            digest = _digest(descriptor, before.size)
+        else:
+            tally, digest = _check_at_once(descriptor, parts, before.size, advance)
+        after = take_fingerprint(path)
+    if after != before:
+        raise DataError(f"{path} changed while it was being checked.", hint="Try again when nothing writes to it.")
+    return CheckedFile(path, before, digest, tally)
+
+
+def take_fingerprint(path: Path) -> Fingerprint:
+    return _fingerprint(path.stat())
+
+
+def _fingerprint(status: os.stat_result) -> Fingerprint:
+    return Fingerprint(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[int, Fingerprint]]:
+    try:
+        # a FIFO without a writer would hold a plain open for ever
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise DataError(f"{path} could not be read: {error.strerror}.") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} is not a plain file.", hint="Write the rows into a .jsonl file.")
+        yield descriptor, _fingerprint(status)
+    except OSError as error:
+        raise DataError(f"{path} could not be read: {error.strerror}.") from error
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_foreign(channel: str, path: Path, start: bytes) -> None:
+    for magic, words in FOREIGN.items():
+        if start.startswith(magic):
+            refuse([Finding("error", channel, words, path.name)])
+
+
+def _check_in_turn(descriptor: int, parts: Sequence[range], advance: Advance | None) -> Tally:
+    tally = Tally()
+    for part in parts:
+        tally.append(check_part(descriptor, part))
+        if advance:
+            advance(len(part))
+    return tally
+
+
+def _check_at_once(descriptor: int, parts: Sequence[range], size: int, advance: Advance | None) -> tuple[Tally, str]:
+    """The parts over all processors, and the digest beside them: it can only be taken from front to back."""
+    # Forked, since the identities of rows are comparable only between processes that share their hash seed.
+    context = multiprocessing.get_context("fork")
+    workers = min(count_processors(), len(parts))
+    tally, digests = Tally(), list[str]()
+    digesting = threading.Thread(target=lambda: digests.append(_digest(descriptor, size)), daemon=True)
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            waiting = [pool.submit(check_part, descriptor, part) for part in parts]
+            digesting.start()  # after the fork: a process must not be copied while another thread runs in it
+            try:
+                for part, done in zip(parts, waiting, strict=True):
+                    tally.append(done.result())
+                    if advance:
+                        advance(len(part))
+            finally:
+                pool.shutdown(cancel_futures=True)
+    except BrokenProcessPool as error:
+        raise LauncherError(
+            "A process that checked rows was killed from outside.", hint="Is there enough memory? Try again."
+        ) from error
+    finally:
+        digesting.join()
+    return tally, digests[0]
+
+
+def count_processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _digest(descriptor: int, size: int) -> str:
     digest = hashlib.sha256()
-    for number, line in _iter_lines(path):
-        digest.update(line)
-        if line.strip() and not findings.is_full:
-            _check_line(line, path.name, number, findings)
+    for offset in range(0, size, BLOCK_BYTES):
+        digest.update(os.pread(descriptor, BLOCK_BYTES, offset))
     return digest.hexdigest()
 
 
-def _iter_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    try:
-        with path.open("rb") as file:
-            yield from enumerate(file, start=1)
-    except OSError as error:
-        raise DataError(f"{path} could not be read: {error.strerror}.") from error
+# parts and blocks
 
 
-def _check_line(line: bytes, name: str, number: int, findings: _Findings) -> None:
+def split_file(path: Path, part_bytes: int) -> list[range]:
+    """A file as ranges of bytes that hold whole lines, for a pool of processes."""
+    with opened(path) as (descriptor, fingerprint):
+        return _split(descriptor, fingerprint.size, part_bytes)
+
+
+def _split(descriptor: int, size: int, part_bytes: int = PART_BYTES) -> list[range]:
+    parts, start = [], 0
+    while start < size:
+        stop = _after_line(descriptor, start + part_bytes, size)
+        parts.append(range(start, stop))
+        start = stop
+    return parts
+
+
+def _after_line(descriptor: int, offset: int, stop: int) -> int:
+    """Where the line that holds `offset` ends, without keeping any of it."""
+    while offset < stop:
+        chunk = os.pread(descriptor, BLOCK_BYTES, offset)
+        if not chunk:
+            break
+        end = chunk.find(b"\n")
+        if end >= 0:
+            return offset + end + 1
+        offset += len(chunk)
+    return stop
+
+
+def iter_blocks(descriptor: int, part: range) -> Iterator[bytes]:
+    """Blocks of whole lines; a line above the limit comes alone, cut short and without its end."""
+    start = part.start
+    while start < part.stop:
+        block = os.pread(descriptor, min(BLOCK_BYTES, part.stop - start), start)
+        if not block:
+            return  # the file has shrunk, which its fingerprint will tell
+        whole = block.rfind(b"\n") + 1
+        if start + len(block) < part.stop:
+            block = block[:whole] if whole else _read_long_line(descriptor, start, part.stop)
+        yield block
+        start += len(block)
+        if len(block) > MAX_LINE_BYTES and not block.endswith(b"\n"):
+            start = _after_line(descriptor, start, part.stop)
+
+
+def _read_long_line(descriptor: int, start: int, stop: int) -> bytes:
+    end = min(_after_line(descriptor, start, stop), start + MAX_LINE_BYTES + 1)
+    return os.pread(descriptor, end - start, start)
+
+
+# lines
+
+
+def check_part(descriptor: int, part: range) -> Tally:
+    """The lines of a range of bytes; its first line counts as line 1."""
+    tally = Tally()
+    for block in iter_blocks(descriptor, part):
+        if len(block) > MAX_LINE_BYTES:
+            tally.refuse_line(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB. Split it into rows, or drop it.")
+        elif len(block) > BLOCK_BYTES or not _take_quickly(block, tally):
+            for line in split_lines(block):
+                check_line(line, tally)
+    return tally
+
+
+def _take_quickly(block: bytes, tally: Tally) -> bool:
+    # A wrong shape fails at the first row, so trying all costs next to nothing.
+    for shape in quick.SHAPES:
+        identities = quick.accept(block, shape)
+        if identities is not None:
+            tally.shapes.setdefault(shape, tally.next_line)
+            if b"\r" in block:
+                tally.remark("crlf", block.count(b"\r\n"))
+            tally.rows += len(identities)
+            tally.identities.extend(identities)
+            return True
+    return False
+
+
+def split_lines(block: bytes) -> list[bytes]:
+    """At line feeds alone, as files are read; bytes.splitlines also splits at a carriage return."""
+    lines = block.split(b"\n")
+    return [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+
+
+def check_line(line: bytes, tally: Tally) -> None:
+    """The exact way, one line at a time, in the container's own words."""
+    if line.endswith(b"\r\n"):
+        tally.remark("crlf")
+    if line.startswith(BOM):
+        tally.remark("bom")
+    if not line.strip():
+        tally.identities.append(NO_ROW)
+        return
     try:
-        row = parse_row(line, name, number)
+        row = parse_row(line, "", tally.next_line)
         check_row(row)
     except RowError as error:
-        findings.problems.append(str(error))
+        tally.refuse_line(error.problem, error.field)
         return
-    findings.rows += 1
-    findings.shapes.setdefault(shape_of(row), f"{name}:{number}")
+    shape = shape_of(row)
+    _remark_on(row, shape, tally)
+    tally.shapes.setdefault(shape, tally.next_line)
+    tally.rows += 1
+    tally.identities.append(quick.identity(row.fields, shape))
 
 
-def _refuse(channel: str, files: Sequence[Path], findings: _Findings) -> None:
-    if findings.problems:
-        more = " or more" if findings.is_full else ""
-        rows = f"{len(findings.problems)}{more} " + ("row" if len(findings.problems) == 1 else "rows")
-        raise DataError(
-            f"The {channel} channel has {rows} that cannot be trained on:\n  " + "\n  ".join(findings.problems),
-            hint="Fix or drop what is named. Nothing was uploaded.",
-        )
-    if not findings.rows:
-        raise DataError(f"The {channel} channel is empty: {files[0]} has no row.", hint="Write one JSON object a line.")
-    if len(findings.shapes) > 1:
-        first = ", ".join(f"{shape} (first at {where})" for shape, where in findings.shapes.items())
-        raise DataError(
-            f"The {channel} channel mixes shapes: {first}.", hint="Use one shape for all rows of a channel."
-        )
+TRAINED_KEYS: dict[Shape, set[str]] = {
+    "text": {"text"},
+    "completion": {"prompt", "completion"},
+    "messages": {"messages"},
+}
+
+
+def _remark_on(row: Row, shape: Shape, tally: Tally) -> None:
+    others = row.fields.keys() - TRAINED_KEYS[shape]
+    if others:
+        tally.remark("keys", words=sorted(others))
+    texts = texts_of(row, shape)
+    if any("\0" in text for text in texts):
+        tally.remark("nul")
+    if any(len(text) > LONG_TEXT for text in texts):
+        tally.remark("long")
+    if shape == "messages" and row.fields["messages"][-1]["role"] != "assistant":
+        tally.remark("unanswered")
+
+
+def texts_of(row: Row, shape: Shape) -> list[str]:
+    """All that is rendered of a row."""
+    if shape == "messages":
+        return [message["content"] for message in row.fields["messages"]]
+    return [row.fields[key] for key in sorted(TRAINED_KEYS[shape])]

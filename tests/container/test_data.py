@@ -148,7 +148,7 @@ def test_completion_only_loss_refuses_text_rows(tokenizers: dict[str, Any]) -> N
         ({}, "unknown shape: it has no keys"),
         ({"prompt": "a"}, '"completion" is missing'),
         ({"prompt": "a", "completion": " "}, '"completion" is empty'),
-        ({"prompt": 1, "completion": "a"}, '"prompt" is a int'),
+        ({"prompt": 1, "completion": "a"}, '"prompt" is a number'),
         ({"text": ""}, '"text" is empty'),
         ({"messages": []}, "at least one message"),
         ({"messages": [QUESTION]}, "no message of the assistant"),

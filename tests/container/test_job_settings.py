@@ -146,7 +146,7 @@ def _caused(outer: BaseException, cause: BaseException) -> BaseException:
         (OSError("We couldn't connect to 'https://huggingface.co' to load the files"), "could not be downloaded"),
         (ImportError("cannot import name 'SFTConfig'"), "does not fit this code"),
         (TypeError("got an unexpected keyword argument 'max_length'"), "does not fit this code"),
-        (RowError("train.jsonl:3: not JSON"), "train.jsonl:3: not JSON"),
+        (RowError("train.jsonl", 3, "not JSON"), "train.jsonl:3: not JSON"),
         (ConfigError("lora_r is 0; it must be above 0"), "lora_r is 0"),
         (ZeroDivisionError("division by zero"), "Training failed in"),
     ],

@@ -10,6 +10,7 @@ import pytest
 from launcher import recipe as recipes
 from launcher.cli.recipes import parse_setting
 from launcher.errors import RecipeError
+from launcher.plan import find_prepared, find_row_files
 from launcher.recipe import load_recipe, shipped_recipes
 
 
@@ -113,9 +114,8 @@ def test_smoke_gives_way_to_what_the_user_sets(write_recipe) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_every_shipped_recipe_loads_and_its_data_is_there(name: str) -> None:
-    recipe = load_recipe(name)
-    assert (recipe.folder / recipe.data.train).is_file()
-    assert (recipe.folder / recipe.data.eval).is_file()
+    files = find_row_files(recipe := load_recipe(name), find_prepared(recipe))
+    assert files["train"].is_file() and files["eval"].is_file()
 
 
 def test_recipe_show_prints_toml_that_loads_to_the_same_values(

@@ -44,7 +44,7 @@ def test_a_folder_of_files_is_one_channel(write_rows, tmp_path: Path) -> None:
         (b"[1]\n", "rows.jsonl:1: a list, not an object"),
         (b'{"text": "\xff"}\n', "rows.jsonl:1: not UTF-8"),
         (b'{"prompt": "q"}\n', 'rows.jsonl:1: "completion" is missing'),
-        (b'{"prompt": "q", "completion": 3}\n', '"completion" is a int'),
+        (b'{"prompt": "q", "completion": 3}\n', '"completion" is a number'),
         (b'{"messages": []}\n', "at least one message"),
         (b'{"messages": [{"role": "user", "content": "hi"}]}\n', "nothing to train"),
         (b'{"text": "a"}\n{"prompt": "q", "completion": "c"}\n', "mixes shapes: text (first at rows.jsonl:1)"),
@@ -62,7 +62,7 @@ def test_rows_that_cannot_be_trained_on_are_named(tmp_path: Path, lines: bytes, 
 def test_all_problems_are_shown_up_to_a_limit(write_rows) -> None:
     with pytest.raises(DataError) as caught:
         rows_channel("train", write_rows("rows.jsonl", [{"text": ""}] * 30))
-    assert "20 or more rows" in caught.value.message
+    assert "and 10 more" in caught.value.message
     assert caught.value.message.count("rows.jsonl:") == 20
 
 
