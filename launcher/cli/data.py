@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ def run_preview(args: argparse.Namespace) -> int:
     from launcher.data.preview import preview_rows
     from launcher.plan import find_prepared, find_row_files
 
+    # a tokenizer needs no torch, whose import takes longer than all the rest
+    os.environ |= {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
     if args.count < 1:
         raise RecipeError(f"-n {args.count} shows nothing.", hint="Give a number above 0.")
     recipe = load_recipe_from(args)

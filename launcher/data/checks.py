@@ -1,4 +1,4 @@
-"""check_channels: everything that can be known of a job's rows without a tokenizer, for check, plan and submit alike."""
+"""check_channels: all that can be known of a job's rows without a tokenizer, for check, plan and submit alike."""
 
 from __future__ import annotations
 

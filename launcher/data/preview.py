@@ -16,11 +16,13 @@ from container_src.sft.failure import JobError
 from container_src.sft.model import Base, load_tokenizer
 from container_src.sft.stand_in import save_tokenizer
 from container_src.sft.steps import make_steps
+from launcher import hub
 from launcher.errors import DataError
 
 Kind = Literal["masked", "trained", "cut"]
 UNCUT = 2**40  # tokens; longer than any row
 INSTALL = "Install what the trainer uses: pip install 'qlora-launcher[data]', or [local] for all of it."
+ELSEWHERE = "Use --smoke for the stand-in's tokenizer, --model FOLDER, or a network (and HF_TOKEN where gated)."
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _load_tokenizer(model: str, config: TrainConfig, train: Path) -> Any:
     base = Base(model, config.model_name_or_path, config.model_revision or None)
     try:
         if not config.smoke:
+            _check_at_hand(model, config.model_revision)
             return load_tokenizer(base, config)
         with tempfile.TemporaryDirectory(prefix="stand-in-") as place:
             save_tokenizer(base, config, load_rows(train), Path(place))
@@ -119,8 +122,15 @@ def _load_tokenizer(model: str, config: TrainConfig, train: Path) -> Any:
     except RuntimeError as error:
         raise DataError(
             f"The tokenizer of {model} could not be had: {error.__cause__ or error}",
-            hint="Use --smoke for the stand-in's tokenizer, --model FOLDER, or a network (and HF_TOKEN where gated).",
+            hint=ELSEWHERE,
         ) from error
+
+
+def _check_at_hand(model: str, revision: str) -> None:
+    """Said at once: transformers would try the Hub for most of a minute."""
+    if Path(model).is_dir() or hub.is_cached(model) or hub.look_up(model, revision) is hub.Found.YES:
+        return
+    raise DataError(f"The tokenizer of {model} is neither on this machine nor to be had from the Hub.", hint=ELSEWHERE)
 
 
 def _preview(row: Row, tokenizer: Any, config: TrainConfig) -> PreviewRow:

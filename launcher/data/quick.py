@@ -1,10 +1,7 @@
-"""The quick way through a block of rows: a whole block in a few calls of C, for rows that are exactly one shape.
+"""The quick way through a block of rows: a few calls of C for all of it, where its rows are exactly one shape.
 
-It accepts or it declines, and says nothing about why: a declined block is read line by line by the container's own code,
-which has the words. So it may decline too much and never too little; a test holds the two against each other.
-
-Measured at 150 bytes a row: `json.loads` and the rules row by row 25 MB/s, a typed decoder row by row 140 MB/s, this
-way about 100 MB/s with every rule; at 700 bytes a row 100, 440 and 260 MB/s.
+It accepts or it declines, and says nothing about why: a declined block is read line by line by the container's own
+code, which has the words. So it may decline too much and never too little; a test holds the two against each other.
 """
 
 from __future__ import annotations
@@ -14,6 +11,7 @@ from itertools import islice
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from container_src.sft.data import Row, RowError, Shape, check_row
 
@@ -36,19 +34,15 @@ class ChatRow(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True)
     messages: tuple[Message, ...]
 
 
-TypedRow = TextRow | PairRow | ChatRow
+Letters = np.ndarray[Any, np.dtype[np.uint8]]
+Where = np.ndarray[Any, np.dtype[np.bool_]]
 DECODERS: dict[Shape, msgspec.json.Decoder[Any]] = {
     "text": msgspec.json.Decoder(TextRow),
     "completion": msgspec.json.Decoder(PairRow),
     "messages": msgspec.json.Decoder(ChatRow),
 }
 SHAPES: tuple[Shape, ...] = ("text", "completion", "messages")
-# Where one canonical row ends and the next begins; a long needle is found several times faster than "}\n{".
-BOUNDARIES: dict[Shape, tuple[bytes, ...]] = {
-    "text": (b'"}\n{"text"', b"}\n{"),
-    "completion": (b'"}\n{"prompt"', b"}\n{"),
-    "messages": (b'}]}\n{"messages"', b"}\n{"),
-}
+QUOTE, BACKSLASH, LINE_END, OPENS, CLOSES, UNICODE = b'"\\\n{}u'
 MAX_ORDERS = 10_000  # orders of roles remembered; a chat of 20 turns is one of them
 
 _good_orders: set[tuple[str, ...]] = set()
@@ -62,10 +56,11 @@ def accept(block: bytes, shape: Shape) -> list[int] | None:
         rows = DECODERS[shape].decode_lines(block)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    if not _one_row_a_line(block, len(rows), shape):
+    letters = np.frombuffer(block, dtype=np.uint8)
+    if not rows or not _one_row_a_line(block, letters, len(rows)):
         return None
-    texts, strings = _texts_of(rows, shape)
-    if texts is None or not _no_key_twice(block, strings, texts):
+    strings = _count_strings(rows, shape)
+    if not strings or not _no_key_twice(block, letters, strings):
         return None
     return list(map(hash, rows))
 
@@ -79,55 +74,68 @@ def identity(fields: dict[str, Any], shape: Shape) -> int:
     return hash(ChatRow(tuple(Message(message["role"], message["content"]) for message in fields["messages"])))
 
 
-def _one_row_a_line(block: bytes, rows: int, shape: Shape) -> bool:
-    """As many line ends as rows, and each of them between two rows: none inside a row, no two rows on a line."""
-    if not rows or not block.startswith(b"{") or not block.endswith((b"}\n", b"}")):
-        return False
-    if block.count(b"\n") != rows - (not block.endswith(b"\n")):
-        return False
-    return any(block.count(boundary) == rows - 1 for boundary in BOUNDARIES[shape])
+def _one_row_a_line(block: bytes, letters: Letters, rows: int) -> bool:
+    """As many lines as rows, and each of them from one brace to the other: none inside a row, no two on a line."""
+    ends = letters == LINE_END
+    between = (letters[:-2] == CLOSES) & ends[1:-1] & (letters[2:] == OPENS)
+    return (
+        block.startswith(b"{")
+        and block.endswith((b"}", b"}\n"))
+        and _count(ends) == rows - (not block.endswith(b"\n"))
+        and _count(between) == rows - 1
+    )
 
 
-def _no_key_twice(block: bytes, strings: int, texts: Sequence[str]) -> bool:
-    """Every quotation mark is accounted for: two around each of `strings`, and those inside the texts.
+def _no_key_twice(block: bytes, letters: Letters, strings: int) -> bool:
+    """Every quotation mark is accounted for: two around each of `strings`, all others escaped.
 
-    A key given twice, which every decoder silently overwrites, leaves two or more over. The count would be wrong with a
-    mark spelt as \\u0022; a NUL is spelt \\u0000 and is to be remarked on. Nobody writes either.
+    A key given twice, which every decoder silently overwrites, leaves two or more over.
     """
-    quotes = block.count(b'"') - 2 * strings
+    quotes = letters == QUOTE
     if b"\\" not in block:
-        return quotes == 0
-    if b"\\u00" in block and (b"\\u0022" in block or b"\\u0000" in block):
-        return False
-    return quotes == "".join(texts).count('"')
+        return _count(quotes) == 2 * strings
+    escapes = (letters == BACKSLASH)[:-1]
+    if (escapes & (letters[1:] == UNICODE)).any() and b"\\u0000" in block:
+        return False  # a NUL is taken, but with a remark
+    if (escapes[1:] & escapes[:-1]).any():
+        pairless = block.replace(b"\\\\", b"")
+        return pairless.count(b'"') - pairless.count(b'\\"') == 2 * strings
+    return _count(quotes) - _count(escapes & quotes[1:]) == 2 * strings
 
 
-def _texts_of(rows: Sequence[Any], shape: Shape) -> tuple[list[str] | None, int]:
-    """All texts of the rows, or None where one breaks a rule; and how many strings the rows are spelt with."""
+def _count(where: Where) -> int:
+    return int(np.count_nonzero(where))
+
+
+def _count_strings(rows: Sequence[Any], shape: Shape) -> int:
+    """How many strings, keys included, spell the rows; 0 where a row breaks a rule."""
     if shape == "text":
-        return _none_empty([row.text for row in rows]), 2 * len(rows)
+        return 2 * len(rows) if _none_empty([row.text for row in rows]) else 0
     if shape == "completion":
-        completions = _none_empty([row.completion for row in rows])
-        prompts = [row.prompt for row in rows]
-        return (completions + prompts if completions else None), 4 * len(rows)
+        return 4 * len(rows) if _none_empty([row.completion for row in rows]) else 0
     messages = [message for row in rows for message in row.messages]
-    if not _orders_are_good(rows, messages):
-        return None, 0
-    texts = [message.content for message in messages]
-    if not _none_empty(texts) and any(
+    if not _orders_are_good(rows, messages) or not _contents_are_good(messages):
+        return 0
+    return len(rows) + 4 * len(messages)
+
+
+def _none_empty(texts: list[str]) -> bool:
+    return all(texts) and not any(map(str.isspace, texts))
+
+
+def _contents_are_good(messages: Sequence[Message]) -> bool:
+    return _none_empty([message.content for message in messages]) or not any(
         message.role in ("user", "assistant") and not message.content.strip() for message in messages
-    ):
-        return None, 0
-    return texts, len(rows) + 4 * len(messages)
-
-
-def _none_empty(texts: list[str]) -> list[str] | None:
-    return None if not all(texts) or any(map(str.isspace, texts)) else texts
+    )
 
 
 def _orders_are_good(rows: Sequence[ChatRow], messages: Sequence[Message]) -> bool:
     roles = iter([message.role for message in messages])
-    orders = {tuple(islice(roles, len(row.messages))) for row in rows}
+    lengths = [len(row.messages) for row in rows]
+    if lengths[0] and lengths.count(lengths[0]) == len(lengths):
+        orders = set(zip(*[roles] * lengths[0], strict=True))  # of one length, as single questions are: twice as fast
+    else:
+        orders = {tuple(islice(roles, length)) for length in lengths}
     return orders <= _good_orders or all(_order_is_good(order) for order in orders)
 
 

@@ -1,4 +1,4 @@
-"""What the rows are as tokens: lengths, what max_length cuts, what is left to train. Counted by the trainer's own code."""
+"""What the rows are as tokens: how long, what max_length cuts, what is left to train; by the trainer's own code."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     python tests/bench/check.py [--mb 1000] [--runs 3] [--only 700]
 
 Two files are generated: text rows of 700 bytes and chat rows of 150. Each figure is the median of several runs, each a
-process of its own, taken in turn so that a busy moment of the machine meets them all. Memory is the peak of the process;
-of check's children, which share most of it, the largest stands behind a plus.
+process of its own, taken in turn so that a busy moment of the machine meets them all. Memory is the process's peak; of
+check's children, which share most of it, the largest stands behind a plus.
 """
 
 from __future__ import annotations
