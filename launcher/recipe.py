@@ -322,7 +322,7 @@ def _build(path: Path, given: Mapping[str, _Given]) -> Recipe:
         name=name,
         folder=path.resolve().parent,
         config=config,
-        origins={key: item.origin for key, item in given.items()},
+        origins={"name": path.name, **{key: item.origin for key, item in given.items()}},
         **{section: owner(**parts[section]) for section, owner in OWNERS.items()},
     )
     _check_values(recipe, path)

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from launcher.aws import jobs, s3
@@ -37,6 +37,7 @@ class Previous:
     recipe_digest: str
     data_digest: str
     checkpoints: str
+    stopped_itself: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,20 @@ def find_previous(session: Session, run: str) -> Previous | None:
     pattern = re.compile(re.escape(run) + r"-\d{8}-\d{6}")
     for summary in jobs.iter_jobs(session, f"{run}-"):
         if pattern.fullmatch(summary["TrainingJobName"]):
-            return _make_previous(jobs.describe_job(session, summary["TrainingJobName"]))
+            previous = _make_previous(jobs.describe_job(session, summary["TrainingJobName"]))
+            return replace(previous, stopped_itself=_stopped_itself(session, previous))
     return None
+
+
+def _stopped_itself(session: Session, previous: Previous) -> bool:
+    """Whether a completed job ended before its last step, as it does shortly before its time limit."""
+    if previous.status is not Status.COMPLETED or not previous.checkpoints:
+        return False
+    bucket, key = s3.split_uri(previous.checkpoints.rstrip("/") + "/outcome.json")
+    if s3.find_object(session, bucket, key) is None:
+        return False
+    content, _ = s3.get_bytes(session, bucket, key)
+    return bool(json.loads(content)["outcome"] == "stopped")
 
 
 def _make_previous(description: dict[str, Any]) -> Previous:
@@ -80,7 +93,7 @@ def decide(plan: Plan, previous: Previous | None, *, fresh: bool, has_checkpoint
     if fresh:
         return Decision("start", previous, f"starting afresh after {previous.name}")
     changed = _what_changed(plan, previous)
-    if previous.status is Status.COMPLETED:
+    if previous.status is Status.COMPLETED and not previous.stopped_itself:
         if changed:
             return Decision("start", previous, f"{changed} since {previous.name} finished: starting afresh")
         return Decision(

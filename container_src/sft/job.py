@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -117,6 +118,8 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     if is_first_process():
         save_artifact(paths.output, model, tokenizer, Path(stand_in.name) if stand_in else None, config.adapter_folder)
         write_results(paths.output, metrics, manifest)
+        # beside the checkpoints, where the launcher reads it: SageMaker calls a job that stopped by itself Completed
+        (paths.checkpoints / "outcome.json").write_text(json.dumps({"outcome": manifest["outcome"], "steps": done}))
 
     # base against tuned, on rows that no step has seen
     evaluated = time.monotonic()

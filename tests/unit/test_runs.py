@@ -76,6 +76,11 @@ def test_a_finished_run_says_so_unless_something_changed(plan: Plan) -> None:
     assert (changed.action, "the data changed" in changed.why) == ("start", True)
 
 
+def test_a_job_that_stopped_itself_before_its_limit_is_gone_on_with(plan: Plan) -> None:
+    before = dataclasses.replace(previous(plan, Status.COMPLETED), stopped_itself=True)
+    assert decide(plan, before, fresh=False, has_checkpoint=True).action == "resume"
+
+
 def test_states_aws_has_not_thought_of_yet_are_unknown() -> None:
     assert make_status({"TrainingJobStatus": "InProgress", "SecondaryStatus": "Teleporting"}) is Status.UNKNOWN
     assert make_status({"TrainingJobStatus": "Failed", "SecondaryStatus": "Teleporting"}) is Status.FAILED
