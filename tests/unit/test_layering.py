@@ -40,7 +40,7 @@ ALLOWED = {
     "request": {"data", "plan", "signal_shim"},
     "preparation": {"aws", "data", "recipe"},
     "recipe": {"console", "data"},
-    "data": {"data"},
+    "data": {"data", "hub"},
     "bundle": set(),
     "ledger": set(),
     "hub": set(),
