@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from launcher.data.checking import Checked
     from launcher.data.preparing import Prepared
     from launcher.data.preview import Preview, PreviewRow, Segment
     from launcher.job import JobSummary
@@ -248,3 +249,29 @@ def _print_ids(row: PreviewRow) -> None:
         for place, (token, label, text) in enumerate(zip(row.input_ids, row.labels, row.tokens, strict=True))
     ]
     print_table(("PLACE", "ID", "LABEL", "TOKEN"), rows)
+
+
+def print_checked(checked: Checked) -> None:
+    """The channels and their tokens; then what is worth a warning. Errors are for the refusal."""
+    rows = [
+        (item.name, f"{item.rows:,}", item.shape or "-", f"{item.bytes:,}", item.digest[:16])
+        for item in checked.report.channels
+    ]
+    print_table(("CHANNEL", "ROWS", "SHAPE", "BYTES", "SHA-256"), rows)
+    for part in checked.tokens:
+        data(f"\n{part.channel} in tokens")
+        print_pairs(part.rows())
+        _print_bars(part.histogram())
+    for warning in checked.warnings:
+        say(f"warning: {warning}")
+    if checked.unchecked:
+        say(f"note: not checked: {checked.unchecked}.")
+
+
+def _print_bars(bins: Sequence[tuple[int, int, int]]) -> None:
+    """A histogram of text: the fullest bar is as wide as half a terminal."""
+    most = max((count for _, _, count in bins), default=0) or 1
+    width = max((len(f"{high - 1:,}") for _, high, _ in bins), default=1)
+    for low, high, count in bins:
+        bar = "#" * max(round(40 * count / most), int(count > 0))
+        data(f"{low:>{width},}-{high - 1:<{width},} {bar:<40} {count:,}".rstrip())

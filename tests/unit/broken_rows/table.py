@@ -38,6 +38,7 @@ REFUSED = [
     Broken("trailing comma", b'{"text": "a"},\n', "train.jsonl:1: not JSON: Extra data at column 14. Write one object per line."),
     Broken("two rows on a line", b'{"text": "a"} {"text": "b"}\n', "train.jsonl:1: not JSON: Extra data at column 15. Write one object per line."),
     Broken("a row over two lines", b'{"text":\n"a"}\n', "train.jsonl:1: not JSON: Expecting value at column 1. Write one object per line."),
+    Broken("lines that make up for each other", b'{"text": "a"} {"text":\n"b"}\n', "train.jsonl:1: not JSON: Extra data at column 15. Write one object per line.|train.jsonl:2: not JSON: Extra data at column 4. Write one object per line."),
     Broken("old Mac line ends", b'{"text": "a"}\r{"text": "b"}\r', "train.jsonl:1: not JSON: it holds line ends of CR alone, as old Macs wrote them. Save the file with LF."),
     Broken("raw tab in a text", b'{"text": "a\tb"}\n', "train.jsonl:1: not JSON: Invalid control character at at column 12. Write one object per line."),
     Broken("Python quotes", b"{'text': 'a'}\n", "train.jsonl:1: not JSON: Expecting property name enclosed in double quotes at column 2. Write one object per line."),
