@@ -39,13 +39,8 @@ ALLOWED = {
     "plan": {"bundle", "data", "recipe"},
     "request": {"data", "plan", "signal_shim"},
     "preparation": {"aws", "data", "recipe"},
-<<<<<<< HEAD
     "recipe": {"data"},
-    "data": {"data"},
-=======
-    "recipe": {"console", "data"},
     "data": {"data", "hub"},
->>>>>>> data
     "bundle": set(),
     "ledger": set(),
     "hub": set(),
