@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from launcher.data.rows import take_fingerprint
 from launcher.data.preparing import MANIFEST, Prepared, load_prepared, prepare_channels
+from launcher.data.rows import take_fingerprint
 from launcher.data.settings import Filter, Prepare, Source
 from launcher.data.sources import Input, find_inputs
 from launcher.data.sql import has_sqlglot
