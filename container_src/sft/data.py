@@ -74,7 +74,7 @@ class Example(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A row as tokens. `ends`: its last trained piece, end token and all, was not cut. `length`: tokens before the cut."""
+    """A row as tokens. `ends`: its last trained piece, end token and all, was not cut. `length`: before the cut."""
 
     input_ids: list[int]
     labels: list[int]
