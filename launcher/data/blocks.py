@@ -136,18 +136,21 @@ def parse_csv(block: Block, wanted: Sequence[str]) -> dict[str, Sequence[str]]:
         _refuse_row(block, text[: len(text) - len(bad)].count("\n"), bad, dialect)
     if bad:
         found.pop()
-    columns: list[Sequence[str]] = list(zip(*found, strict=True)) if found else [()] * len(in_order)
-    if dialect.quote:
-        columns = [_unquote(column, dialect.quote) for column in columns]
-    return dict(zip(in_order, columns, strict=False))
+    groups: Sequence[Sequence[str]] = list(zip(*found, strict=True))[:-1]
+    if not found:
+        return dict.fromkeys(in_order, ())
+    if not dialect.quote:
+        return dict(zip(in_order, groups, strict=True))
+    return {
+        name: _unquote(quoted, plain, dialect.quote)
+        for name, quoted, plain in zip(in_order, groups[0::2], groups[1::2], strict=True)
+    }
 
 
-def _unquote(values: Sequence[str], quote: str) -> Sequence[str]:
-    """A whole column at once: row by row takes twice the time."""
-    twice = quote * 2
-    if twice not in "\n".join(values):
-        return [value.strip(quote) for value in values]
-    return [value[1:-1].replace(twice, quote) if value.startswith(quote) else value for value in values]
+def _unquote(quoted: Sequence[str], plain: Sequence[str], quote: str) -> Sequence[str]:
+    """A column from its two groups, of which each row fills one. A whole column at once takes half the time."""
+    values = [inside.replace(quote * 2, quote) if quote in inside else inside for inside in quoted]
+    return [inside or bare for inside, bare in zip(values, plain, strict=True)] if any(plain) else values
 
 
 @lru_cache(maxsize=64)
@@ -160,9 +163,9 @@ def _row_pattern(dialect: Dialect, width: int, wanted: tuple[int, ...]) -> re.Pa
 def _field(dialect: Dialect, *, captured: bool, alone: bool) -> str:
     quote = re.escape(dialect.quote)
     # in a file of one column an empty line is no row
-    plain = rf"[^{quote}{re.escape(dialect.delimiter)}\r\n]{'++' if alone else '*+'}"
-    field = rf"{quote}[^{quote}]*+(?:{quote}{quote}[^{quote}]*+)*+{quote}|{plain}" if quote else plain
-    return f"({field})" if captured else f"(?>{field})"
+    opens = "(" if captured else "(?:"
+    plain = rf"{opens}[^{quote}{re.escape(dialect.delimiter)}\r\n]{'++' if alone else '*+'})"
+    return rf"(?:{quote}{opens}[^{quote}]*+(?:{quote}{quote}[^{quote}]*+)*+){quote}|{plain})" if quote else plain
 
 
 def _take_header(content: bytes, file: str, line: int, dialect: Dialect) -> tuple[tuple[str, ...], bytes]:
@@ -183,7 +186,7 @@ def _split_row(text: str, dialect: Dialect) -> tuple[list[str], int | None]:
     values: list[str] = []
     place = _skip_blank_lines(text)
     while found := pattern.match(text, place):
-        values += _unquote([found[1]], dialect.quote) if dialect.quote else [found[1]]
+        values += _unquote([found[1] or ""], [found[2] or ""], dialect.quote) if dialect.quote else [found[1]]
         place = found.end()
         if text.startswith(dialect.delimiter, place):
             place += 1

@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -89,6 +90,12 @@ def measure_memory(pid: int) -> float:
         return 0.0
 
 
+def used_cpu_s() -> float:
+    """By all children so far: what does not depend on who else uses the machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def measure(size_mb: int, repeat: int, place: str | None) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
@@ -98,7 +105,9 @@ def measure(size_mb: int, repeat: int, place: str | None) -> list[dict[str, obje
         rows = []
         for _ in range(repeat):
             csv_s = time_csv(folder / "big.csv")
+            cpu_s = -used_cpu_s()
             seconds, memory, printed = time_prepare(folder)
+            cpu_s += used_cpu_s()
             rows.append(
                 {
                     "size_mb": round(size),
@@ -106,6 +115,7 @@ def measure(size_mb: int, repeat: int, place: str | None) -> list[dict[str, obje
                     "rows_kept": printed["kept"],
                     "seconds": round(seconds, 2),
                     "mb_s": round(size / seconds, 1),
+                    "cpu_s": round(cpu_s, 2),
                     "memory_mb": round(memory),
                     "csv_module_mb_s": round(size / csv_s, 1),
                 }
