@@ -74,7 +74,7 @@ class Example(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A row as tokens. `ends`: its last trained piece was not cut, end token and all. `length`: before the cut."""
+    """A row as tokens. `ends`: its last trained piece was not cut. `length`: tokens before the cut."""
 
     input_ids: list[int]
     labels: list[int]

@@ -167,7 +167,11 @@ FAULTS: dict[str, Fault] = {
     "a module that is not there": (_nothing, {**SMOKE, "lora_target_modules": "q_proj,c_attn"}, "names c_attn"),
     "a bad row": (_bad_row, SMOKE, "rows.jsonl:2: not JSON"),
     "a prompt that fills the row": (_long_prompt, SMOKE, "rows.jsonl:1: no token of its answer is left"),
-    "a chat begun by the assistant": (_chat_that_begins_with_the_answer, SMOKE, "rows.jsonl:1: message 1, the assistant's, comes first"),
+    "a chat begun by the assistant": (
+        _chat_that_begins_with_the_answer,
+        SMOKE,
+        "rows.jsonl:1: message 1, the assistant's, comes first",
+    ),
     "a channel without rows": (_empty_channel, SMOKE, "holds no rows"),
     "a loss that is not a number": (
         _nothing,
