@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from container_src.sft import config as sft
-from launcher import gpu, images
-from launcher.data.settings import Filter, Prepare, Source, check_settings, given_fields
+from launcher import gpu
+from launcher.data.settings import Prepare, Source, check_settings
 from launcher.errors import RecipeError
+from launcher.recipe_sections import (
+    KEYS,
+    NESTED,
+    OWNERS,
+    SECTIONS,
+    Code,
+    Compute,
+    Data,
+    ImageChoice,
+    ModelSource,
+    Output,
+)
+from launcher.recipe_values import Given, convert, convert_plain, format_value, recipe_words
 from launcher.tables import html_table
 
-Place = Literal["aws", "local"]
 SHIPPED_DEFAULT = "qwen2.5-1.5b-medical"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 PATH_STARTS = ("/", "./", "../", "~")  # what can mean nothing but a folder
 PATH_KEYS = {"data.train", "data.eval", "data.test", "model.id", "model.adapter"}
-SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code")
 # A random model needs a higher rate than a trained one to learn anything in 20 steps; and a CPU would take minutes over
 # steps of 32 rows, each padded to 512 tokens.
 SMOKE_OVERRIDES: Mapping[str, Any] = {
@@ -38,71 +48,6 @@ SMOKE_OVERRIDES: Mapping[str, Any] = {
     "training.save_strategy": "steps",
     "training.save_steps": 10,
 }
-
-
-def _duration(text: str) -> int:
-    """ "90m", "4h", "1d" or "3600" -> seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
-    if not match:
-        raise ValueError("use a number of seconds, or a number with s, m, h or d, such as 90m")
-    return int(float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
-
-
-def _key(name: str, default: Any) -> Any:
-    """A field that a recipe spells differently, because "4h" reads better than 14400."""
-    return field(default=default, metadata={"key": name, "parse": _duration})
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where the base comes from when it is not the Hub, and the adapter to continue from."""
-
-    s3: str = ""
-    adapter: str = ""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Ready channels, or the sources that they are prepared from; where both are given, the ready one is used."""
-
-    train: str = ""
-    eval: str = ""
-    test: str = ""
-    sources: tuple[Source, ...] = ()
-    filters: tuple[Filter, ...] = ()
-
-
-@dataclass(frozen=True)
-class Compute:
-    instance: str = "ml.g5.xlarge"
-    count: int = 1
-    place: Place = "aws"
-    region: str = ""
-    role: str = ""
-    volume_gb: int = 100
-    max_runtime_s: int = _key("max_runtime", 24 * 3600)
-    spot: bool = False
-    max_wait_s: int = _key("max_wait", 0)
-    signal_shim: bool = True
-
-
-@dataclass(frozen=True)
-class ImageChoice:
-    version: str = images.DEFAULT_VERSION
-    uri: str = ""
-
-
-@dataclass(frozen=True)
-class Output:
-    bucket: str = ""
-    prefix: str = "launcher"
-    kms_key: str = ""
-    dir: str = "runs"
-
-
-@dataclass(frozen=True)
-class Code:
-    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,46 +101,6 @@ class Recipe:
         return value
 
 
-OWNERS: dict[str, Any] = {
-    "model": ModelSource,
-    "data": Data,
-    "prepare": Prepare,
-    "compute": Compute,
-    "image": ImageChoice,
-    "output": Output,
-    "code": Code,
-}
-
-
-# A part that a recipe writes as a table inside another.
-NESTED = {"prepare": "data.prepare"}
-
-
-def _make_keys() -> dict[str, tuple[str, str]]:
-    """Every dotted key a recipe may hold -> the part of Recipe that owns it, and its field there."""
-    keys: dict[str, tuple[str, str]] = {"name": ("", "name")}
-    for item in dataclasses.fields(sft.TrainConfig):
-        section, key = sft.section_of(item.name)
-        if section != "job":
-            keys[f"{section}.{key}"] = ("config", item.name)
-    for section, owner in OWNERS.items():
-        for item in dataclasses.fields(owner):
-            keys[f"{NESTED.get(section, section)}.{item.metadata.get('key', item.name)}"] = (section, item.name)
-    order = ("name", *SECTIONS)
-    return dict(sorted(keys.items(), key=lambda entry: order.index(entry[0].partition(".")[0])))
-
-
-KEYS = _make_keys()
-
-
-@dataclass(frozen=True)
-class _Given:
-    """One value as somebody wrote it."""
-
-    value: Any
-    origin: str
-
-
 def load_recipe(
     source: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -212,18 +117,18 @@ def load_recipe(
     _place(given)
     labels = origins or {}
     for key, value in (overrides or {}).items():
-        _override(given, key, _Given(value, labels.get(key, "override")))
+        _override(given, key, Given(value, labels.get(key, "override")))
     _drop_sample_rows(path, given, overrides or {})
     _check_keys(given, path)
     if _wants_smoke(given, smoke):
         origin = "--smoke" if smoke else "local endpoint without CUDA"
         for key, value in {"model.smoke": True, **SMOKE_OVERRIDES}.items():
             if key not in (overrides or {}):
-                given[key] = _Given(value, origin)
+                given[key] = Given(value, origin)
     return _build(path, given)
 
 
-def _read(path: Path) -> dict[str, _Given]:
+def _read(path: Path) -> dict[str, Given]:
     try:
         text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
@@ -231,12 +136,12 @@ def _read(path: Path) -> dict[str, _Given]:
         raise RecipeError(f"{path} is not valid TOML: {error}", hint="Mend that line and try again.") from error
     except OSError as error:
         raise RecipeError(f"{path} could not be read: {error.strerror}") from error
-    given: dict[str, _Given] = {}
+    given: dict[str, Given] = {}
     for section, body in document.items():
         if isinstance(body, dict):
-            given.update({key: _Given(value, path.name) for key, value in _flatten(section, body)})
+            given.update({key: Given(value, path.name) for key, value in _flatten(section, body)})
         else:
-            given[section] = _Given(body, path.name)
+            given[section] = Given(body, path.name)
     return given
 
 
@@ -249,33 +154,33 @@ def _flatten(section: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
             yield key, value
 
 
-def _place(given: dict[str, _Given]) -> None:
+def _place(given: dict[str, Given]) -> None:
     """`instance = "local"` in a file is a place; the type is the default one."""
     asked = given.get("compute.instance")
     if asked and asked.value == "local":
-        given["compute.place"] = _Given("local", asked.origin)
+        given["compute.place"] = Given("local", asked.origin)
         del given["compute.instance"]
 
 
-def _override(given: dict[str, _Given], key: str, item: _Given) -> None:
+def _override(given: dict[str, Given], key: str, item: Given) -> None:
     """An instance given beside the file says the place; "local" leaves the file's type, which the request keeps."""
     if key == "compute.instance":
-        given["compute.place"] = _Given("local" if item.value == "local" else "aws", item.origin)
+        given["compute.place"] = Given("local" if item.value == "local" else "aws", item.origin)
         if item.value == "local":
             return
     given[key] = item
 
 
-def _drop_sample_rows(path: Path, given: dict[str, _Given], overrides: Mapping[str, Any]) -> None:
+def _drop_sample_rows(path: Path, given: dict[str, Given], overrides: Mapping[str, Any]) -> None:
     """Rows of the user's own are not evaluated on a shipped recipe's sample."""
     if "data.train" not in overrides or not path.is_relative_to(shipped_folder()):
         return
     for key in ("data.eval", "data.test"):
         if key in given and key not in overrides:
-            given[key] = _Given("", "your rows replace the sample's")
+            given[key] = Given("", "your rows replace the sample's")
 
 
-def _check_keys(given: Mapping[str, _Given], path: Path) -> None:
+def _check_keys(given: Mapping[str, Given], path: Path) -> None:
     for key, item in given.items():
         if key in KEYS:
             continue
@@ -294,7 +199,7 @@ def _suggest(key: str) -> str:
     return f"Did you mean {close[0]}?" if close else "`launcher recipe show` lists every key."
 
 
-def _wants_smoke(given: Mapping[str, _Given], smoke: bool | None) -> bool:
+def _wants_smoke(given: Mapping[str, Given], smoke: bool | None) -> bool:
     if smoke is not None:
         return smoke
     if "model.smoke" in given:
@@ -303,19 +208,19 @@ def _wants_smoke(given: Mapping[str, _Given], smoke: bool | None) -> bool:
     return bool(place and place.value == "local") and not gpu.has_cuda()
 
 
-def _build(path: Path, given: Mapping[str, _Given]) -> Recipe:
+def _build(path: Path, given: Mapping[str, Given]) -> Recipe:
     parts: dict[str, dict[str, Any]] = {"config": {}, **{section: {} for section in OWNERS}}
     name = path.stem if path.name != "recipe.toml" else path.resolve().parent.name
     for key, item in given.items():
         owner, field_name = KEYS[key]
         if owner:
-            parts[owner][field_name] = _convert(key, item)
+            parts[owner][field_name] = convert(key, item)
         else:
-            name = _convert_plain(key, item, str)
+            name = convert_plain(key, item, str)
     try:
         config = sft.TrainConfig(**parts["config"])
     except sft.ConfigError as error:
-        words = _recipe_words(str(error))
+        words = recipe_words(str(error))
         culprit = given.get(words.partition(" ")[0])
         raise RecipeError(f"{culprit.origin if culprit else path}: {words}.") from error
     recipe = Recipe(
@@ -327,99 +232,6 @@ def _build(path: Path, given: Mapping[str, _Given]) -> Recipe:
     )
     _check_values(recipe, path)
     return recipe
-
-
-def _convert(key: str, item: _Given) -> Any:
-    owner, name = KEYS[key]
-    if owner != "config":
-        hints = get_type_hints(OWNERS[owner])
-        parse = OWNERS[owner].__dataclass_fields__[name].metadata.get("parse")
-        if parse and isinstance(item.value, str):
-            return _parsed(key, item, parse)
-        return _convert_plain(key, item, hints[name])
-    value = item.value
-    if isinstance(value, list) and sft.type_of(name) is str:
-        value = ",".join(str(part) for part in value)  # SageMaker would send a list as a Python repr
-    if isinstance(value, str) and not is_text(key):
-        raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be of type {sft.type_of(name).__name__}.")
-    try:
-        return sft.coerce(name, value)
-    except sft.ConfigError as error:
-        raise RecipeError(f"{item.origin}: {_recipe_words(str(error))}.") from error
-
-
-def is_text(key: str) -> bool:
-    """Whether a recipe writes this key as a string; unknown keys are refused later, with a suggestion."""
-    owner, name = KEYS.get(key, ("", "name"))
-    if not owner:
-        return True
-    wanted = sft.type_of(name) if owner == "config" else get_type_hints(OWNERS[owner])[name]
-    return wanted is str or get_origin(wanted) is Literal
-
-
-def _parsed(key: str, item: _Given, parse: Any) -> Any:
-    try:
-        return parse(item.value)
-    except ValueError as error:
-        raise RecipeError(f"{item.origin}: {key} is {item.value!r}; {error}.") from error
-
-
-def _convert_plain(key: str, item: _Given, wanted: Any) -> Any:
-    value = item.value
-    if get_origin(wanted) is Literal:
-        if value in get_args(wanted):
-            return value
-        raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be one of {', '.join(get_args(wanted))}.")
-    if get_origin(wanted) is Mapping:
-        if isinstance(value, dict) and all(isinstance(part, str) for part in value.values()):
-            return dict(value)
-        raise RecipeError(f'{item.origin}: {key} must be a table of names, such as {{ answer = "their_answer" }}.')
-    if get_origin(wanted) is tuple:
-        part_type = get_args(wanted)[0]
-        if dataclasses.is_dataclass(part_type):
-            return tuple(_make_tables(key, item, part_type))
-        if part_type is int:
-            return _convert_numbers(key, item)
-        value = [value] if isinstance(value, str) else value
-        if isinstance(value, list) and all(isinstance(part, str) for part in value):
-            return tuple(value)
-        raise RecipeError(f"{item.origin}: {key} must be a list of strings.")
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be of type {wanted.__name__}.")
-    return value
-
-
-def _make_tables(key: str, item: _Given, table: Any) -> Iterator[Any]:
-    """[[data.sources]] and its like: a list of tables, each of them a frozen object."""
-    if not isinstance(item.value, list) or not all(isinstance(entry, dict) for entry in item.value):
-        raise RecipeError(f"{item.origin}: {key} must be a list of tables.", hint=f"Begin each with [[{key}]].")
-    hints = get_type_hints(table)
-    for number, entry in enumerate(item.value, start=1):
-        fields = {}
-        for name, value in entry.items():
-            if name not in hints:
-                close = difflib.get_close_matches(name, hints, n=1, cutoff=0.6)
-                raise RecipeError(
-                    f"{item.origin}: {key}[{number}].{name} is not a key of a recipe.",
-                    hint=f"Did you mean {key}[{number}].{close[0]}?" if close else f"Keys there: {', '.join(hints)}.",
-                )
-            fields[name] = _convert_plain(f"{key}[{number}].{name}", _Given(value, item.origin), hints[name])
-        yield table(**fields)
-
-
-def _convert_numbers(key: str, item: _Given) -> tuple[int, ...]:
-    value = item.value
-    if isinstance(value, list) and all(isinstance(part, int) and not isinstance(part, bool) for part in value):
-        return tuple(value)
-    raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be a list of whole numbers.")
-
-
-def _recipe_words(message: str) -> str:
-    """The container speaks of lora_r; in a recipe that is lora.r."""
-    name = message.partition(" ")[0]
-    if name in sft.TrainConfig.__dataclass_fields__:
-        return message.replace(name, ".".join(sft.section_of(name)), 1)
-    return message
 
 
 def _check_values(recipe: Recipe, path: Path) -> None:
@@ -484,24 +296,3 @@ def shipped_folder() -> Path:
     """examples/: inside the installed package, or beside it in a checkout."""
     inside = Path(__file__).parent / "examples"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "examples"
-
-
-def format_value(value: Any) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but for a DEL, which TOML wants escaped
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, tuple):
-        return "[" + ", ".join(format_value(part) for part in value) + "]"
-    if isinstance(value, Source | Filter):
-        return format_value(given_fields(value))
-    if isinstance(value, Mapping):
-        pairs = (f"{_format_key(key)} = {format_value(part)}" for key, part in value.items())
-        return "{ " + ", ".join(pairs) + " }" if value else "{}"
-    return repr(value)
-
-
-def _format_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else format_value(key)

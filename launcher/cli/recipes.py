@@ -111,7 +111,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """`lora.r=8` -> ("lora.r", 8): the value as TOML where it is, else as text."""
     import tomllib
 
-    from launcher.recipe import is_text
+    from launcher.recipe_values import is_text
 
     key, mark, value = text.partition("=")
     if not mark or not key.strip():

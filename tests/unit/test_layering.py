@@ -25,6 +25,7 @@ ALLOWED = {
         "plan",
         "preparation",
         "recipe",
+        "recipe_values",
         "request",
         "submission",
         "aws",
@@ -39,7 +40,9 @@ ALLOWED = {
     "plan": {"bundle", "data", "recipe"},
     "request": {"data", "plan", "signal_shim"},
     "preparation": {"aws", "data", "recipe"},
-    "recipe": {"data"},
+    "recipe": {"data", "recipe_sections", "recipe_values"},
+    "recipe_sections": {"data"},
+    "recipe_values": {"data", "recipe_sections"},
     "data": {"data", "hub"},
     "bundle": set(),
     "ledger": set(),
@@ -59,6 +62,8 @@ ALLOWED = {
 EXCEPTIONS = {("aws/session", "local"), ("local/json_protocol", "aws")}
 BRIDGES = {
     "recipe": {"config"},
+    "recipe_sections": {"config"},
+    "recipe_values": {"config"},
     "plan": {"config"},
     "request": {"config"},
     "data": {"config", "data", "failure", "model", "stand_in", "steps"},
