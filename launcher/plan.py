@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from container_src.sft import config as sft
-from launcher import images, instances
+from launcher import base_model, images, instances
 from launcher.bundle import Bundle, digest_files, make_bundle, source_folder
 from launcher.data.channels import Channel, folder_channel, s3_channel
 from launcher.data.checks import check_channels
@@ -117,6 +117,7 @@ def make_plan(
 ) -> Plan:
     """Prepare and check every row, pack the bundle, name everything. Needs no network and no credentials."""
     run = _as_run_name(recipe.name) if name is None else _check_run_name(name)
+    base_model.check_settings(recipe)
     prepared = find_prepared(recipe, track)
     report = check_channels(find_row_files(recipe, prepared), track)
     report.refuse()

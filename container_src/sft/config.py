@@ -142,6 +142,10 @@ class TrainConfig:
             )
         if self.adapter_folder and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.adapter_folder):
             raise ConfigError(f"adapter_folder is {self.adapter_folder!r}; it must be the plain name of a folder")
+        if self.max_length < 2:
+            raise ConfigError(
+                f"max_length is {self.max_length}; a row's first token is never trained, so use 2 or more"
+            )
         if not self.target_modules:
             raise ConfigError("lora_target_modules is empty; name at least one module, such as q_proj")
 
@@ -156,7 +160,7 @@ class TrainConfig:
 
 
 POSITIVE = (
-    "max_length", "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size",
+    "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps",
     "save_total_limit", "max_grad_norm",
 )  # fmt: skip
