@@ -60,7 +60,7 @@ ALLOWED = {
     "local": {"local"},
 }
 # One arrow each, for one module each: the session starts the endpoint, and both sides hold requests against botocore.
-EXCEPTIONS = {("aws/session", "local"), ("local/json_protocol", "aws")}
+EXCEPTIONS = {("aws/session", "local"), ("local/json_protocol", "aws"), ("local/rest_protocol", "aws")}
 BRIDGES = {
     "recipe": {"config"},
     "recipe_sections": {"config"},
