@@ -129,7 +129,7 @@ class ScheduleLoop:
             result = self._targets.call(execution.target["Arn"], payload, is_repeated=number > 1)
         except ApiError as error:
             self._fail(execution, payload, error)
-        except (OSError, sqlite3.OperationalError) as error:
+        except Exception as error:  # over HTTP too, whatever is not foreseen is a 500, and those are tried again
             log.exception("%s could not be handed over", execution.schedule_arn)
             self._fail(execution, payload, ApiError("InternalServerException", str(error), 500))
         else:
