@@ -111,8 +111,8 @@ class ScheduleLoop:
         last = times[-1] if times else None
         with self._book.together():
             if last != first:
-                until = times[-2] if len(times) > 1 else first
-                why = f"the firings from {format_time(first)} to {format_time(until)} came while the endpoint was down"
+                until = format_time(now if last is None else last)
+                why = f"from {format_time(first)} until {until} the endpoint was down, or its clock was set ahead"
                 self._book.note_missed(schedule, first, self._new_id(), why, now)
             if last is not None:
                 self._book.fire(schedule, last, self._new_id(), now)

@@ -269,7 +269,7 @@ def test_a_clock_that_jumps_ahead_makes_one_job_and_not_hundreds(place: Place) -
     assert len(place.job_names()) == 2
     assert [outcome for _, outcome in place.outcomes()] == ["started", "missed", "started"]
     note = place.book.executions()[1]["error"]
-    assert "from 2026-01-01T00:01:00Z to 2026-01-01T07:59:00Z" in note
+    assert "from 2026-01-01T00:01:00Z until 2026-01-01T08:00:00Z" in note
 
 
 # While the endpoint was down
