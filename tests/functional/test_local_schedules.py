@@ -490,6 +490,8 @@ def test_a_killed_endpoint_has_its_schedules_again(
         client.move_clock(advance_s=86_400)
         poll(lambda: client.ask("GET", "/_local/health")["jobs"], lambda jobs: jobs.get("Failed") == 1)
         assert [row["outcome"] for row in lifecycle.list_executions("default", "kept")] == ["started"]
+        listed = launch("local", "firings").stdout.splitlines()
+        assert listed[1].split() == ["2026-03-02T03:00:00Z", "default/kept", "started", *client.job_names()]
         status = json.loads(launch("local", "status", "--json").stdout)
         assert (status["schedules"], status["next_firing"]) == (1, "2026-03-09T03:00:00Z")
         assert client.ask("GET", "/_local/health")["is_moto_loaded"] is False
