@@ -12,6 +12,7 @@ from typing import Any
 
 Document = dict[str, Any]
 
+CHANNELS = "/opt/ml/input/data"
 BUNDLE_HYPERPARAMETER = "sagemaker_submit_directory"
 DEFAULT_CHECKPOINT_PATH = "/opt/ml/checkpoints"
 
@@ -104,8 +105,14 @@ def write_config(tree: Tree, document: Document, bundle: Path | None) -> None:
 
 
 def find_bundle_uri(document: Document) -> str | None:
-    """The s3:// address of sourcedir.tar.gz; the SDK sends hyperparameters as JSON, others as they are."""
+    """The s3:// address of sourcedir.tar.gz; the SDK sends hyperparameters as JSON, others as they are.
+
+    A job in network isolation names the file in a channel instead, which is fetched from where the channel lies.
+    """
     value = document.get("HyperParameters", {}).get(BUNDLE_HYPERPARAMETER, "").strip('"')
+    for channel in document.get("InputDataConfig", ()):
+        if value.startswith(f"{CHANNELS}/{channel['ChannelName']}/"):
+            value = channel["DataSource"].get("S3DataSource", {}).get("S3Uri", "")
     return value if value.startswith("s3://") else None
 
 
