@@ -160,8 +160,8 @@ def compute_notes(compute: Compute) -> list[str]:
         notes.append(f"AWS takes the first of {', '.join(compute.instances)} that it has at the moment")
     if compute.keep_alive_s:
         notes.append(
-            f"warm pool: up to {compute.keep_alive_s:,} s more are billed after the job, at the same price, until a job "
-            "with the same instance, volume, role and network takes it over; needs a warm-pool quota (0 by default)"
+            f"warm pool: up to {compute.keep_alive_s:,} s more are billed after the job, at the same price, until a "
+            "job with the same instance, volume, role and network takes it over; needs a warm-pool quota (0 by default)"
         )
     if compute.on_demand_after_wait:
         notes.append(

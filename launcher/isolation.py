@@ -21,7 +21,7 @@ def check_isolation(recipe: Recipe, has_model_channel: bool) -> None:
         )
     if not has_model_channel and not config.smoke:
         raise RecipeError(
-            f"compute.network_isolation cuts the job off from the Hub, so {config.model_name_or_path} cannot be loaded.",
+            f"compute.network_isolation cuts the job off from the Hub: {config.model_name_or_path} cannot be loaded.",
             hint=ADVICE,
         )
     if any(Path(file).name == "requirements.txt" for file in recipe.code.files):

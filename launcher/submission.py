@@ -98,8 +98,8 @@ def check_base_model(plan: Plan, say: Say = silent) -> None:
     found = hub.look_up(model, config.model_revision)
     if config.hf_token_secret and found is not hub.Found.YES:
         say(
-            f"the job reads {model} with the token in the secret {config.hf_token_secret}; nobody has checked here that "
-            "it may (`launcher doctor` does)"
+            f"the job reads {model} with the token in the secret {config.hf_token_secret}; nobody has checked here "
+            "that it may (`launcher doctor` does)"
         )
         return
     if found in (hub.Found.NO, hub.Found.GATED):
