@@ -41,7 +41,9 @@ def follow(job: Job, emit: Callable[[str], None]) -> tuple[int, Job]:
         raise
 
 
-def wait(job: Job, timeout: float | None) -> tuple[Job, JobState]:
+def wait(
+    job: Job, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep
+) -> tuple[Job, JobState]:
     """Until the job is over, and the on-demand job that may come after it: the last of them, however it ended."""
     from launcher import console
     from launcher.fallback import find_next
@@ -49,7 +51,7 @@ def wait(job: Job, timeout: float | None) -> tuple[Job, JobState]:
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         try:
-            state = job.wait_over(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            state = job.wait_over(None if deadline is None else max(0.0, deadline - time.monotonic()), sleep=sleep)
             following = find_next(job, state, console.say)
         except CloudError as error:
             error.hint += f" The job is not affected: `launcher wait {job.name}` waits for it again."

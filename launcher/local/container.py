@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +116,12 @@ def find_bundle_uri(document: Document) -> str | None:
         if value.startswith(f"{CHANNELS}/{channel['ChannelName']}/"):
             value = channel["DataSource"].get("S3DataSource", {}).get("S3Uri", "")
     return value if value.startswith("s3://") else None
+
+
+def wait_left_s(document: Document) -> float:
+    """What is left of MaxWaitTimeInSeconds, which counts a spot job's waiting and running together."""
+    limit_s: float = document.get("StoppingCondition", {}).get("MaxWaitTimeInSeconds", math.inf)
+    return float(document["CreationTime"]) + limit_s - time.time()
 
 
 def make_command(document: Document) -> list[str]:
