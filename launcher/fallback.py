@@ -57,7 +57,7 @@ def find_next(
     name = f"{run}-{make_stamp()}"
     claim = f"{folder}{runs.claim_key(run, job.name)}"
     holder = runs.take_claim(session, bucket, claim, name)
-    if holder != name:
+    if holder:
         say(f"{job.name} got no spot capacity; {holder} goes on from it, started by somebody else")
         return _wait_for(Job(holder, session), sleep)
     with runs.giving_back(session, bucket, claim):

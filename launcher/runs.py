@@ -135,7 +135,7 @@ def claimed(session: Session, site: Site, plan: Plan, previous: Previous | None)
     """Hold the right to follow `previous`; given back when the job could not be started."""
     key = full_key(plan, claim_key(plan.run, previous.name if previous else "nothing"))
     holder = take_claim(session, site.bucket, key, plan.job_name)
-    if holder != plan.job_name:
+    if holder:
         raise RunError(
             f"The run {plan.run} is being submitted by somebody else at this moment, as {holder}.",
             hint=f"`launcher status {holder}` shows it in a moment; --name starts another run.",
@@ -159,15 +159,15 @@ def giving_back(session: Session, bucket: str, key: str) -> Iterator[None]:
 
 
 def take_claim(session: Session, bucket: str, key: str, job: str) -> str:
-    """The job that holds the claim: this one, unless another was faster."""
+    """Empty when the claim is ours now, else the job of whoever was faster; it may have the same name as ours."""
     mine = {"job": job, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
     content = json.dumps(mine).encode()
     if s3.put_bytes(session, content, bucket, key, IfNoneMatch="*"):
-        return job
+        return ""
     held, etag = s3.get_bytes(session, bucket, key)
     holder = json.loads(held)
     if _is_dead(session, holder) and s3.put_bytes(session, content, bucket, key, IfMatch=etag):
-        return job
+        return ""
     return str(holder["job"])
 
 
