@@ -35,11 +35,6 @@ class TrainConfig:
     model_family: str = _in(
         "model", "", "a model whose shape a stand-in copies, when id is not known offline", key="family"
     )
-    token_secret: str = _in(
-        "model",
-        "",
-        "secret in AWS Secrets Manager with the Hub token of a gated model; the request holds its name alone",
-    )
     load_in_4bit: bool = _in("model", True, "quantise the frozen base to 4 bits (QLoRA)")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = _in("model", "nf4", "4-bit data type")
     bnb_4bit_use_double_quant: bool = _in("model", True, "quantise the quantisation constants too")
@@ -107,6 +102,12 @@ class TrainConfig:
     save_total_limit: int = _in("training", 3, "checkpoints kept")
     seed: int = _in("training", 42, "seed of initialisation, order and dropout")
     report_to: Literal["none", "tensorboard"] = _in("training", "none", "also write TensorBoard files to the output")
+    hf_token_secret: str = _in(
+        "secrets",
+        "",
+        "secret in AWS Secrets Manager with the Hub token of a gated model; the request holds its name alone",
+        key="hf_token",
+    )
     adapter_folder: str = _in("output", "", "folder of the artifact that holds the adapter a second time")
     # set by the launcher for each job
     output_dir: str = _in("job", "/opt/ml/model", "where the adapter goes")

@@ -6,6 +6,7 @@ import os
 
 from launcher.aws.errors import explained
 from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Session, find_region
+from launcher.aws.site_checks import check_bucket, check_places
 from launcher.errors import SiteError
 from launcher.recipe import Recipe
 from launcher.request import Site
@@ -48,7 +49,10 @@ def find_site(session: Session, recipe: Recipe) -> Site:
         )
     with explained("asking who is signed in"):
         account = session.client("sts").get_caller_identity()["Account"]
-    return Site(account, session.region, bucket, _role_arn(role, account, session.region))
+    site = Site(account, session.region, bucket, _role_arn(role, account, session.region))
+    check_places(recipe, site)
+    check_bucket(session, bucket)
+    return site
 
 
 def _wanted_role(recipe: Recipe) -> str:

@@ -172,6 +172,7 @@ def _make_document(params: Params, arn: str) -> Document:
         "OutputDataConfig": {"KmsKeyId": "", "CompressionType": "GZIP"} | output,
         "StoppingCondition": {"MaxRuntimeInSeconds": DEFAULT_MAX_RUNTIME_S} | limits,
         "InputDataConfig": [_fill_channel(channel) for channel in params.get("InputDataConfig") or []],
+        "ResourceConfig": _select_type(params["ResourceConfig"]),
         "EnableNetworkIsolation": params.get("EnableNetworkIsolation") or False,
         "EnableInterContainerTrafficEncryption": params.get("EnableInterContainerTrafficEncryption") or False,
         "EnableManagedSpotTraining": params.get("EnableManagedSpotTraining") or False,
@@ -210,14 +211,38 @@ def _check_resources(params: Params) -> None:
     resources = params.get("ResourceConfig")
     if not resources:
         raise validation_error("ResourceConfig is required.")
+    _check_preferences(resources)
     ways = [key for key in ("InstanceType", "InstanceGroups", "InstancePreferences") if resources.get(key)]
     if not ways:
         raise validation_error("ResourceConfig needs InstanceType, InstanceGroups or InstancePreferences.")
+    if len(ways) > 1:
+        raise validation_error(f"{' and '.join(ways)} are mutually exclusive in ResourceConfig.")
     spot = params.get("EnableManagedSpotTraining")
     if spot and resources.get("KeepAlivePeriodInSeconds"):
         raise validation_error("KeepAlivePeriodInSeconds cannot be used with managed spot training.")
     if spot and "InstancePreferences" in ways:
         raise validation_error("InstancePreferences cannot be used with managed spot training.")
+
+
+def _check_preferences(resources: dict[str, Any]) -> None:
+    if read_only := [key for key in resources if key.startswith("Selected")]:
+        raise validation_error(f"{read_only[0]} is read-only.")
+    preferences = resources.get("InstancePreferences") or []
+    if twice := _find_twice([choice["InstanceType"] for choice in preferences]):
+        raise validation_error(f"An instance type can appear only once in InstancePreferences: {twice}.")
+    counted = [choice for choice in preferences if choice.get("InstanceCount") is not None]
+    for_all = resources.get("InstanceCount") is not None
+    if preferences and (len(counted) not in (0, len(preferences)) or for_all == bool(counted)):
+        raise validation_error("Give InstanceCount in ResourceConfig, or in each of InstancePreferences, and not both.")
+
+
+def _select_type(resources: dict[str, Any]) -> dict[str, Any]:
+    """The first choice is always to be had on this machine."""
+    if not resources.get("InstancePreferences"):
+        return resources
+    first = resources["InstancePreferences"][0]
+    count = first.get("InstanceCount", resources.get("InstanceCount"))
+    return resources | {"SelectedInstanceType": first["InstanceType"], "SelectedInstanceCount": count}
 
 
 def _check_limits(params: Params) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import launcher
 
 PACKAGE = Path(launcher.__file__).parent
-LEAVES = {"cron", "errors", "home", "progress", "images", "instances", "gpu", "tables"}
+LEAVES = {"cron", "errors", "home", "progress", "images", "instances", "gpu", "leaks", "tables"}
 # module or package -> what it may import beside the leaves
 ALLOWED = {
     "__init__": {"job", "plan", "recipe", "request", "submission"},
@@ -20,6 +20,7 @@ ALLOWED = {
         "cli",
         "console",
         "data",
+        "fallback",
         "job",
         "ledger",
         "plan",
@@ -33,15 +34,18 @@ ALLOWED = {
         "results",
     },
     "console": {"data", "job", "recipe", "results"},
-    "submission": {"aws", "data", "hub", "job", "ledger", "plan", "request", "runs"},
+    "submission": {"aws", "data", "fallback", "hub", "job", "ledger", "plan", "request", "runs"},
+    "fallback": {"aws", "job", "ledger", "plan", "request", "runs"},
     "runs": {"aws", "job", "plan", "request"},
     "job": {"aws", "ledger", "results"},
     "results": {"aws", "results"},
-    "plan": {"base_model", "bundle", "data", "recipe"},
+    "plan": {"base_model", "bundle", "compute", "data", "isolation", "recipe"},
     "base_model": {"recipe"},
-    "request": {"data", "plan", "signal_shim"},
+    "isolation": {"recipe"},
+    "request": {"compute", "data", "plan", "signal_shim"},
+    "compute": {"recipe_sections"},
     "preparation": {"aws", "data", "recipe"},
-    "recipe": {"data", "recipe_sections", "recipe_values"},
+    "recipe": {"compute", "data", "recipe_sections", "recipe_values"},
     "recipe_sections": {"data"},
     "recipe_values": {"data", "recipe_sections"},
     "data": {"data", "hub"},
@@ -56,6 +60,7 @@ ALLOWED = {
     "images": set(),
     "instances": set(),
     "gpu": set(),
+    "leaks": set(),
     "tables": set(),
     "aws": {"aws", "data", "plan", "recipe", "request"},
     "local": {"local"},
