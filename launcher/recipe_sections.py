@@ -12,7 +12,7 @@ from launcher import images
 from launcher.data.settings import Filter, Prepare, Source
 
 Place = Literal["aws", "local"]
-SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code")
+SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code", "schedule")
 
 
 def _duration(text: str) -> int:
@@ -80,6 +80,13 @@ class Code:
     files: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """What concerns a schedule and not the jobs it starts."""
+
+    when_busy: Literal["refuse", "queue"] = "refuse"
+
+
 OWNERS: dict[str, Any] = {
     "model": ModelSource,
     "data": Data,
@@ -88,6 +95,7 @@ OWNERS: dict[str, Any] = {
     "image": ImageChoice,
     "output": Output,
     "code": Code,
+    "schedule": Schedule,
 }
 
 

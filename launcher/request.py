@@ -108,7 +108,7 @@ def _channel(channel: Channel, plan: Plan, site: Site) -> dict[str, Any]:
         "ChannelName": channel.name,
         "DataSource": {
             "S3DataSource": {
-                "S3DataType": "S3Prefix",
+                "S3DataType": "ManifestFile" if channel.is_manifest else "S3Prefix",
                 "S3Uri": channel_uri(channel, plan, site),
                 "S3DataDistributionType": "FullyReplicated",
             }
