@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any, Protocol
 
 from launcher.local.jobs import TERMINAL, Document, JobBook, NameTaken, UnknownJob
@@ -15,6 +14,7 @@ from launcher.local.json_protocol import (
     check_params,
     decode_token,
     encode_token,
+    read_time,
     validation_error,
 )
 from launcher.local.settings import Settings
@@ -277,17 +277,7 @@ def _select(jobs: list[Document], params: Params) -> Iterable[Document]:
 def _is_within(job: Document, field: str, params: Params) -> bool:
     after, before = params.get(f"{field}After"), params.get(f"{field}Before")
     time_s: float = job[field]
-    return (after is None or time_s > _read_time(after)) and (before is None or time_s < _read_time(before))
-
-
-def _read_time(value: Any) -> float:
-    """A timestamp of the wire: epoch seconds by the protocol, but ISO 8601 is accepted too."""
-    if isinstance(value, int | float):
-        return float(value)
-    try:
-        return datetime.fromisoformat(str(value)).timestamp()
-    except ValueError as error:
-        raise ApiError("SerializationException", f"{value!r} is not a timestamp.") from error
+    return (after is None or time_s > read_time(after)) and (before is None or time_s < read_time(before))
 
 
 def _checked_place(place: list[Any], token_field: str, field: str) -> tuple[Any, str]:
