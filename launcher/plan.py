@@ -60,7 +60,7 @@ class Plan:
         return f"checkpoints/{self.run}/{self.stamp}/"
 
     def scheduled(self, name: str, stamp: str, channels: tuple[Channel, ...]) -> Plan:
-        """The same plan as a schedule sends it again and again: named by each execution, its data where it is published."""
+        """The same plan as a schedule sends it: named by each execution, its data where it is published."""
         return dataclasses.replace(self, run=_check_run_name(name), stamp=stamp, channels=channels, checkpoints="")
 
     @property
@@ -170,7 +170,11 @@ def _check_run_name(name: str) -> str:
 
 def recipe_key(recipe: Recipe) -> str:
     """The recipe's name as a part of S3 keys: what its schedules, publications and champions share."""
-    return _as_run_name(recipe.name)
+    return make_key(recipe.name)
+
+
+def make_key(name: str) -> str:
+    return _as_run_name(name)
 
 
 def _as_run_name(name: str) -> str:

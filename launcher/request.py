@@ -12,6 +12,7 @@ from launcher import images
 from launcher.data.channels import Channel
 from launcher.instances import find_instance
 from launcher.plan import Plan, wait_s
+from launcher.recipe import Recipe
 from launcher.signal_shim import ENTRYPOINT
 
 ENTRY_POINT = "train.py"
@@ -73,7 +74,11 @@ def s3_uri(plan: Plan, site: Site, key: str) -> str:
 
 
 def full_key(plan: Plan, key: str) -> str:
-    prefix = plan.recipe.output.prefix.strip("/")
+    return key_of(plan.recipe, key)
+
+
+def key_of(recipe: Recipe, key: str) -> str:
+    prefix = recipe.output.prefix.strip("/")
     return f"{prefix}/{key}" if prefix else key
 
 

@@ -21,7 +21,7 @@ from launcher.aws.session import Session
 from launcher.errors import CloudError, RunError, UnknownJob
 from launcher.job import Status, make_status
 from launcher.plan import Plan
-from launcher.request import Site, full_key
+from launcher.request import Site, s3_uri
 
 # A claim without a job is given up after this long: made elsewhere, or here by a process that still seems to run.
 CLAIM_LIFE_S = 15 * 60
@@ -62,11 +62,8 @@ def _stopped_itself(session: Session, previous: Previous) -> bool:
     """Whether a completed job ended before its last step, as it does shortly before its time limit."""
     if previous.status is not Status.COMPLETED or not previous.checkpoints:
         return False
-    bucket, key = s3.split_uri(previous.checkpoints.rstrip("/") + "/outcome.json")
-    if s3.find_object(session, bucket, key) is None:
-        return False
-    content, _ = s3.get_bytes(session, bucket, key)
-    return bool(json.loads(content)["outcome"] == "stopped")
+    note = jobs.find_note(session, previous.checkpoints, "outcome.json")
+    return bool(note and note["outcome"] == "stopped")
 
 
 def _make_previous(description: dict[str, Any]) -> Previous:
@@ -133,18 +130,26 @@ def has_checkpoint(session: Session, previous: Previous | None) -> bool:
 @contextmanager
 def claimed(session: Session, site: Site, plan: Plan, previous: Previous | None) -> Iterator[None]:
     """Hold the right to follow `previous`; given back when the job could not be started."""
-    key = full_key(plan, f"runs/{plan.run}/after-{previous.name if previous else 'nothing'}.json")
-    _claim(session, site.bucket, key, plan)
+    root = s3_uri(plan, site, f"runs/{plan.run}")
+    with claimed_turn(session, root, plan.run, plan.job_name, previous.name if previous else ""):
+        yield
+
+
+@contextmanager
+def claimed_turn(session: Session, root: str, run: str, job: str, previous: str) -> Iterator[None]:
+    """Hold the right to be the job after `previous`; `root` is the run's folder in S3."""
+    bucket, key = s3.split_uri(f"{root}/after-{previous or 'nothing'}.json")
+    _claim(session, bucket, key, run, job)
     try:
         yield
     except BaseException:  # Ctrl-C too: a claim left behind would hold up the next submit
         with suppress(CloudError):  # where the connection is gone, the next submit sees that this one is
-            s3.delete_object(session, site.bucket, key)
+            s3.delete_object(session, bucket, key)
         raise
 
 
-def _claim(session: Session, bucket: str, key: str, plan: Plan) -> None:
-    mine = {"job": plan.job_name, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+def _claim(session: Session, bucket: str, key: str, run: str, job: str) -> None:
+    mine = {"job": job, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
     content = json.dumps(mine).encode()
     if s3.put_bytes(session, content, bucket, key, IfNoneMatch="*"):
         return
@@ -153,7 +158,7 @@ def _claim(session: Session, bucket: str, key: str, plan: Plan) -> None:
     if _is_dead(session, holder) and s3.put_bytes(session, content, bucket, key, IfMatch=etag):
         return
     raise RunError(
-        f"The run {plan.run} is being submitted by somebody else at this moment, as {holder['job']}.",
+        f"The run {run} is being submitted by somebody else at this moment, as {holder['job']}.",
         hint=f"`launcher status {holder['job']}` shows it in a moment; --name starts another run.",
     )
 

@@ -33,9 +33,8 @@ def _find_losses(base: dict[str, Any], champion: dict[str, Any] | None, guards: 
     accuracy, loss = (champion or base)["difference"]["token_accuracy"], base["difference"]["loss"]
     found = []
     if "token_accuracy" in guards and accuracy["high"] < 0:
-        found.append(
-            f"Guarded: token accuracy fell by {-accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})."
-        )
+        interval = f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
+        found.append(f"Guarded: token accuracy fell by {-accuracy['value']:.1%} ({interval}).")
     if "base_loss" in guards and champion and loss["low"] > 0:
         found.append(f"Guarded: the loss is {loss['value']:.4g} above the base's.")
     return found

@@ -52,7 +52,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _mixture(channel: str, publication: str, name: str) -> str:
     return (
-        f"The rows of {channel} are not those of the publication {publication} ({name} differs): new data was published "
-        "while this job was starting, or has other channels than the schedule. Nothing was trained. `launcher schedule "
-        "trigger` starts it again; `launcher schedule update NAME RECIPE` mounts the channels of the recipe."
+        f"The rows of {channel} are not those of the publication {publication} ({name} differs): new data was "
+        "published while this job was starting, or has other channels than the schedule. Nothing was trained. "
+        "`launcher schedule trigger` starts it again; `launcher schedule update NAME RECIPE` mounts the channels."
     )

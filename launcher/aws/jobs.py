@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+from launcher.aws import s3
 from launcher.aws.errors import explained
 from launcher.aws.session import Session
 
@@ -14,6 +16,22 @@ def describe_job(session: Session, name: str) -> dict[str, Any]:
         answer: dict[str, Any] = session.client("sagemaker").describe_training_job(TrainingJobName=name)
     answer.pop("ResponseMetadata", None)
     return answer
+
+
+def create_job(session: Session, request: dict[str, Any]) -> None:
+    with explained(f"starting job {request['TrainingJobName']}"):
+        session.client("sagemaker").create_training_job(**request)
+
+
+def find_note(session: Session, checkpoints: str, name: str) -> dict[str, Any] | None:
+    """What a job wrote beside its checkpoints: how it ended (outcome.json), what the gate said (verdict.json)."""
+    if not checkpoints:
+        return None
+    bucket, key = s3.split_uri(f"{checkpoints.rstrip('/')}/{name}")
+    if s3.find_object(session, bucket, key) is None:
+        return None
+    note: dict[str, Any] = json.loads(s3.get_bytes(session, bucket, key)[0])
+    return note
 
 
 def stop_job(session: Session, name: str) -> None:

@@ -14,9 +14,10 @@ PACKAGE = Path(launcher.__file__).parent
 LEAVES = {"cron", "errors", "home", "progress", "images", "instances", "gpu", "tables"}
 # module or package -> what it may import beside the leaves
 ALLOWED = {
-    "__init__": {"job", "plan", "recipe", "request", "submission"},
+    "__init__": {"champion", "job", "plan", "publication", "recipe", "request", "schedule", "submission"},
     "__main__": {"cli"},
     "cli": {
+        "champion",
         "cli",
         "console",
         "data",
@@ -24,9 +25,11 @@ ALLOWED = {
         "ledger",
         "plan",
         "preparation",
+        "publication",
         "recipe",
         "recipe_values",
         "request",
+        "schedule",
         "submission",
         "aws",
         "local",
@@ -35,10 +38,28 @@ ALLOWED = {
     "console": {"data", "job", "recipe", "results"},
     "submission": {"aws", "data", "hub", "job", "ledger", "plan", "request", "runs"},
     "runs": {"aws", "job", "plan", "request"},
+    "publication": {"aws", "data", "plan", "recipe", "request", "submission"},
+    "champion": {"aws", "job", "plan", "publication", "recipe", "request", "results"},
+    "scheduled": {"aws", "champion", "data", "plan", "publication", "recipe", "recipe_sections", "request"},
+    "executions": {"aws", "job"},
+    "schedule": {
+        "aws",
+        "champion",
+        "cron",
+        "data",
+        "executions",
+        "job",
+        "ledger",
+        "plan",
+        "publication",
+        "runs",
+        "scheduled",
+        "submission",
+    },
     "job": {"aws", "ledger", "results"},
     "results": {"aws", "results"},
     "plan": {"bundle", "data", "recipe"},
-    "request": {"data", "plan", "signal_shim"},
+    "request": {"data", "plan", "recipe", "signal_shim"},
     "preparation": {"aws", "data", "recipe"},
     "recipe": {"data", "recipe_sections", "recipe_values"},
     "recipe_sections": {"data"},
@@ -69,6 +90,9 @@ BRIDGES = {
     "request": {"config"},
     "data": {"config", "data", "failure", "model", "stand_in", "steps"},
     "submission": {"architectures"},
+    "publication": {"publication"},
+    "champion": {"champion"},
+    "scheduled": {"publication"},
 }
 
 
