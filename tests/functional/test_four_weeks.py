@@ -19,6 +19,7 @@ from launcher import (
     list_moves,
     load_recipe,
     make_plan,
+    promote_job,
     publish,
     roll_back_champion,
 )
@@ -170,7 +171,17 @@ def test_only_what_is_better_becomes_champion(session, recipe, write_rows, launc
     history = json.loads(launch("schedule", "history", "weekly", "--place", "local", "--json").stdout)
     assert [line["job"] for line in history] == [fourth.job, third.job, second.job, first.job]
     with pytest.raises(RunError, match="refused"):
-        from launcher import promote_job
-
         promote_job(fourth.job, "local")
     assert roll_back_champion(recipe).check().job == first.job
+    assert promote_job(third.job, "local").check().job == third.job
+    assert (promote_job_again := find_champion(recipe)).record["by"] == "hand"
+    assert promote_job_again.record["previous"].endswith(f"/{first.job}/")
+
+    # a firing that made no job is in the history too
+    broken = {**schedule.request, "ResourceConfig": {"InstanceType": "ml.none", "InstanceCount": 1}}
+    schedule._put(Target={**schedule.params["Target"], "Input": json.dumps(broken)})
+    _go_to(session, "2026-03-30T03:00:00Z")
+    newest = next(iter(schedule.executions()))
+    assert (newest.job, newest.status) == ("", "not created")
+    assert newest.outcome.startswith("ValidationException: ")
+    assert f"{newest.time:%Y-%m-%d %H:%M}" == "2026-03-30 01:00"  # Berlin's clocks went forward on the 29th

@@ -32,6 +32,8 @@ def client_error(code: str, message: str = "") -> ClientError:
         (client_error("ValidationException", "The job is in status Completed."), RunError, 2),
         (client_error("AccessDenied", "no s3:PutObject"), SiteError, 3),
         (client_error("AuthorizationHeaderMalformed", "expecting eu-west-1"), SiteError, 3),
+        (client_error("RequestTimeTooSkewed", "the difference to the current time is too large"), CredentialsError, 3),
+        (client_error("ResourceNotFoundException", "Schedule group launcher does not exist."), SiteError, 3),
         (client_error("NeverSeenBefore", "hm"), CloudError, 3),
         (NoCredentialsError(), CredentialsError, 3),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), CloudError, 3),
