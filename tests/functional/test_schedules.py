@@ -21,6 +21,7 @@ from launcher.aws.schedules import find_home
 from launcher.aws.session import Session, open_session
 from launcher.aws.site import LOCAL_SITE
 from launcher.champion import ensure_pointer, list_moves, open_line, roll_back_champion
+from launcher.cli import main
 from launcher.errors import ArtifactError, RunError, SiteError, UnknownJob
 from launcher.executions import find_live_job, iter_jobs_of
 from launcher.job import Job
@@ -49,6 +50,21 @@ def make_recipe(tmp_path: Path, write_rows: Callable[..., Path], session: Sessio
         return load_recipe(tmp_path / f"{name}.toml", overrides, smoke=True)
 
     return make
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(words)
+        return code, *capsys.readouterr()
+
+    return run
 
 
 def _get(session: Session, key: str) -> Any:
@@ -107,12 +123,12 @@ def test_of_two_publishers_at_once_one_is_told_and_no_mixture_stays(make_recipe,
     assert _digest_in(session, "raced", "train") == theirs.channels["train"]["digest"][:16]
 
 
-def test_rows_that_cannot_be_trained_on_are_not_published(make_recipe, write_rows, launch, tmp_path) -> None:
+def test_rows_that_cannot_be_trained_on_are_not_published(make_recipe, write_rows, command) -> None:
     make_recipe("refused")
     write_rows("train.jsonl", [{"text": ""}])
-    done = launch("publish", "refused.toml")
-    assert done.returncode == 2
-    assert "train.jsonl:1" in done.stderr
+    code, _, said = command("publish", "refused.toml")
+    assert code == 2
+    assert "train.jsonl:1" in said
 
 
 # schedules
@@ -125,32 +141,32 @@ def test_a_recipe_whose_files_are_not_published_is_refused(make_recipe) -> None:
     assert "launcher publish" in refused.value.hint
 
 
-def test_a_schedule_lives_from_create_to_delete(make_recipe, launch, session) -> None:
+def test_a_schedule_lives_from_create_to_delete(make_recipe, command, session) -> None:
     make_recipe("lived")
-    assert launch("publish", "lived.toml", "--smoke").returncode == 0
+    assert command("publish", "lived.toml", "--smoke")[0] == 0
     words = ("schedule", "create", "lived.toml", "--smoke", "--cron", "0 3 ? * MON *", "--timezone", "Europe/Berlin")
-    made = launch(*words, "--json")
-    assert made.returncode == 0, made.stderr
-    deployed = json.loads(made.stdout)
+    code, made, said = command(*words, "--json")
+    assert code == 0, said
+    deployed = json.loads(made)
     assert deployed["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 2
     assert deployed["Target"]["DeadLetterConfig"]["Arn"].endswith("launcher-schedules-dead")
     assert len(deployed["next"]) == 3
     assert datetime.fromisoformat(deployed["next"][0]).strftime("%a %H:%M") == "Mon 03:00"
 
-    again = launch(*words)
-    assert again.returncode == 2
-    assert "exists already" in again.stderr
-    assert "lived" in launch("schedule", "list").stdout
-    assert "paused" in launch("schedule", "pause", "lived").stdout
-    refused = launch("schedule", "trigger", "lived")
-    assert refused.returncode == 2
-    assert "schedule resume lived" in refused.stderr
-    assert "enabled" in launch("schedule", "resume", "lived").stdout
-    assert "has not fired yet" in launch("schedule", "history", "lived").stderr
-    assert launch("schedule", "delete", "lived").returncode == 0
-    gone = launch("schedule", "show", "lived")
-    assert gone.returncode == 2
-    assert "There is no schedule 'lived'" in gone.stderr
+    code, _, said = command(*words)
+    assert (code, "exists already" in said) == (2, True)
+    assert "lived" in command("schedule", "list")[1]
+    assert "paused" in command("schedule", "pause", "lived")[1]
+    code, _, said = command("schedule", "trigger", "lived")
+    assert (code, "schedule resume lived" in said) == (2, True)
+    assert "enabled" in command("schedule", "resume", "lived")[1]
+    assert "has not fired yet" in command("schedule", "history", "lived")[2]
+    code, shown, said = command("schedule", "update", "lived", "--cron", "0 4 ? * MON *")
+    assert (code, said) == (0, "lived is updated\n")
+    assert shown.splitlines()[1].split("  ") == ["ScheduleExpression", "cron(0 3 ? * MON *)", "cron(0 4 ? * MON *)"]
+    assert command("schedule", "delete", "lived")[0] == 0
+    code, _, said = command("schedule", "show", "lived")
+    assert (code, "There is no schedule 'lived'" in said) == (2, True)
 
 
 def test_an_update_shows_what_differs_and_keeps_what_it_was_not_asked_to_change(make_recipe, session) -> None:
@@ -294,19 +310,18 @@ def _crown(recipe: Recipe, job: str, **more: str) -> None:
     s3.put_bytes(line.session, content, bucket, s3.split_uri(line.root)[1] + name)
 
 
-def test_before_the_first_champion_the_pointer_names_a_placeholder(make_recipe, launch) -> None:
+def test_before_the_first_champion_the_pointer_names_a_placeholder(make_recipe, command) -> None:
     recipe = make_recipe("nobody")
     publish(make_plan(recipe))
     create_schedule(make_plan(recipe), RARELY)
     assert find_champion(recipe).check().job == ""
-    assert "none yet" in launch("champion", "show", "nobody.toml").stdout
-    assert "There was no champion yet" in launch("champion", "history", "nobody.toml").stderr
-    refused = launch("champion", "rollback", "nobody.toml")
-    assert refused.returncode == 2
-    assert "no champion to go back from" in refused.stderr
+    assert "none yet" in command("champion", "show", "nobody.toml")[1]
+    assert "There was no champion yet" in command("champion", "history", "nobody.toml")[2]
+    code, _, said = command("champion", "rollback", "nobody.toml")
+    assert (code, "no champion to go back from" in said) == (2, True)
 
 
-def test_a_champion_whose_adapter_was_deleted_is_named_and_left_by_a_rollback(make_recipe, session, launch) -> None:
+def test_a_champion_whose_adapter_was_deleted_is_named_and_left_by_a_rollback(make_recipe, session, command) -> None:
     recipe = make_recipe("damaged")
     publish(make_plan(recipe))
     schedule = create_schedule(make_plan(recipe), RARELY)
@@ -317,9 +332,8 @@ def test_a_champion_whose_adapter_was_deleted_is_named_and_left_by_a_rollback(ma
         with pytest.raises(ArtifactError, match="has lost s3://") as refused:
             schedule.trigger()
         assert "champion rollback damaged" in refused.value.hint
-    shown = launch("champion", "show", "damaged.toml")
-    assert shown.returncode == 4
-    assert "has lost" in shown.stderr
+    code, _, said = command("champion", "show", "damaged.toml")
+    assert (code, "has lost" in said) == (4, True)
     assert roll_back_champion(recipe).check().job == "one"
     assert roll_back_champion(recipe).check().job == ""
     assert [(move.before, move.after) for move in list_moves(recipe)] == [
