@@ -24,7 +24,7 @@ from launcher.executions import Execution, find_live_job, iter_executions, iter_
 from launcher.job import Job, iter_sessions
 from launcher.plan import Plan, recipe_key
 from launcher.progress import Say, Track, silent, untracked
-from launcher.publication import check_published, open_shelf
+from launcher.publication import Shelf, check_published, open_shelf
 from launcher.runs import claimed_turn
 from launcher.scheduled import (
     NAME_LIMIT,
@@ -192,15 +192,36 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A plan that is ready to be deployed: checked and rendered, and nothing of it is sent."""
+
+    plan: Plan
+    shelf: Shelf
+    line: Line
+    home: Home
+    request: dict[str, Any]
+
+    def send(self, say: Say, track: Track) -> None:
+        """What the request names beside the rows: the code, a model; and a pointer for the champion's channel."""
+        upload(self.plan, self.shelf.site, self.shelf.session, say, track)
+        ensure_pointer(self.line)
+
+
+@dataclass(frozen=True)
 class Change:
     """What an update would make of a schedule, to be looked at before it is applied."""
 
     schedule: Schedule
     changed: Mapping[str, Any]
     differences: tuple[tuple[str, str, str], ...]
+    prepared: Prepared | None = None
 
-    def apply(self) -> Schedule:
-        return self.schedule._put(**self.changed) if self.differences else self.schedule
+    def apply(self, say: Say = silent, track: Track = untracked) -> Schedule:
+        if not self.differences:
+            return self.schedule
+        if self.prepared:
+            self.prepared.send(say, track)
+        return self.schedule._put(**self.changed)
 
 
 def create_schedule(
@@ -218,26 +239,26 @@ def create_schedule(
     """Deploy the plan as a schedule. Its code travels now; its rows are those that are published when it fires."""
     name = check_name(name or plan.run[:NAME_LIMIT].rstrip("-"))
     cron.check_expression(expression, timezone)
-    session, home, scheduled, request = _prepare(plan, name, role, queue, say, track)
+    prepared = _prepare(plan, name, role, queue, say)
+    prepared.send(say, track)
+    session, home = prepared.shelf.session, prepared.home
     params = {
         "Name": name,
         "GroupName": home.group,
         "ScheduleExpression": expression,
         "ScheduleExpressionTimezone": timezone,
         "State": "ENABLED",
-        "Description": _describe(scheduled),
+        "Description": _describe(plan),
         "FlexibleTimeWindow": {"Mode": "OFF"},
-        "Target": schedules.make_target(home, request, check_retries(retries)),
+        "Target": schedules.make_target(home, prepared.request, check_retries(retries)),
     }
     schedules.create(session, params)
     ledger.record_place(session.place, session.region)
     return attach_schedule(name, session.place)
 
 
-def _prepare(
-    plan: Plan, name: str, role: str, queue: str, say: Say, track: Track
-) -> tuple[Session, Home, Plan, dict[str, Any]]:
-    """Everything but the schedule itself: checks, the code's upload, the champion's pointer, the request."""
+def _prepare(plan: Plan, name: str, role: str, queue: str, say: Say) -> Prepared:
+    """Everything that can be known before anything is sent."""
     check_base_model(plan, say)
     shelf, line = open_shelf(plan.recipe), open_line(plan.recipe)
     s3.check_bucket(shelf.session, shelf.site.bucket)
@@ -246,10 +267,7 @@ def _prepare(
     check_published(shelf, rows)
     home = find_home(shelf.session, role=role, queue=queue)
     scheduled = make_scheduled_plan(plan, name, shelf, line, home)
-    request = render(scheduled, shelf.site)
-    upload(scheduled, shelf.site, shelf.session, say, track)
-    ensure_pointer(line)
-    return shelf.session, home, scheduled, request
+    return Prepared(scheduled, shelf, line, home, render(scheduled, shelf.site))
 
 
 def _describe(plan: Plan) -> str:
@@ -276,7 +294,6 @@ def plan_update(
     queue: str = "",
     place: str | None = None,
     say: Say = silent,
-    track: Track = untracked,
 ) -> Change:
     """What an update would change; whatever is not asked for stays as it is deployed."""
     deployed = attach_schedule(name, place or (plan.recipe.compute.place if plan else None))
@@ -286,11 +303,12 @@ def plan_update(
         changed["ScheduleExpressionTimezone"] = timezone or deployed.timezone
         cron.check_expression(changed["ScheduleExpression"], changed["ScheduleExpressionTimezone"])
     target = dict(deployed.params["Target"])
+    prepared = None
     if plan:
-        held = {"role": role or target["RoleArn"], "queue": queue or target.get("DeadLetterConfig", {}).get("Arn", "")}
-        _, _, scheduled, request = _prepare(plan, name, held["role"], held["queue"], say, track)
-        target["Input"] = json.dumps(_with_topic(request, deployed.request), separators=(",", ":"))
-        changed["Description"] = _describe(scheduled)
+        held = target.get("DeadLetterConfig", {}).get("Arn", "")
+        prepared = _prepare(plan, name, role or target["RoleArn"], queue or held, say)
+        target["Input"] = json.dumps(_with_topic(prepared.request, deployed.request), separators=(",", ":"))
+        changed["Description"] = _describe(plan)
     if retries:
         target["RetryPolicy"] = {**target.get("RetryPolicy", {}), "MaximumRetryAttempts": check_retries(retries)}
     if role:
@@ -301,7 +319,7 @@ def plan_update(
     before, after = _flat(deployed.params), _flat({**deployed.params, **changed})
     keys = sorted(before.keys() | after.keys())
     differences = [(key, before.get(key, ""), after.get(key, "")) for key in keys if before.get(key) != after.get(key)]
-    return Change(deployed, changed, tuple(differences))
+    return Change(deployed, changed, tuple(differences), prepared)
 
 
 def _with_topic(request: dict[str, Any], deployed: dict[str, Any]) -> dict[str, Any]:

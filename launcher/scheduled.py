@@ -34,7 +34,7 @@ NAME = re.compile(r"[a-z0-9](-*[a-z0-9])*")
 def make_scheduled_plan(plan: Plan, name: str, shelf: Shelf, line: Line, home: Home) -> Plan:
     """The plan with an execution's name, and channels at places that stay while what lies there changes."""
     config = plan.config
-    if home.topic and not config.notify_topic:
+    if home.topic and not config.notify_topic and not has_network_isolation(plan.recipe):
         config = dataclasses.replace(config, notify_topic=home.topic)
     channels = (
         *(_fixed(channel, shelf) for channel in plan.channels),
@@ -90,6 +90,11 @@ def check_name(name: str) -> str:
 
 def check_gate(recipe: Recipe, channels: tuple[Channel, ...]) -> None:
     """Refuse what a scheduled job could only find out after its training."""
+    if has_network_isolation(recipe) and recipe.config.notify_topic:
+        raise RecipeError(
+            "schedule.notify_topic is set, but a job under network isolation cannot reach SNS.",
+            hint="Remove it (`launcher schedule history` shows the verdicts), or end the isolation.",
+        )
     if recipe.config.promote != "if-better":
         return
     if has_network_isolation(recipe):

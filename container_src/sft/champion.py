@@ -157,11 +157,10 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 def promote(champion: Champion, job: str, output: Path, record: dict[str, Any], why: str, region: str) -> Move:
     """Put the adapter where the pointer can name it, then move the pointer, if it is still the one weighed against."""
-    import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        return _promote(boto3.client("s3", region_name=region or None), champion, job, output, record, why)
+        return _promote(_client("s3", region), champion, job, output, record, why)
     except (BotoCoreError, ClientError) as error:
         code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
         if code in REFUSED_CONDITION:
@@ -186,14 +185,21 @@ def _promote(s3: Any, champion: Champion, job: str, output: Path, record: dict[s
     return Move(promoted=True)
 
 
+def _client(service: str, region: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    # in a subnet without a way out nothing answers, and a GPU is billed while boto3 waits
+    patience = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 3})
+    return boto3.client(service, region_name=region or None, config=patience)
+
+
 def tell(topic: str, subject: str, message: str, region: str) -> str:
     """Publish a notice; returns why it could not be, or ""."""
-    import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        client = boto3.client("sns", region_name=region or None)
-        client.publish(TopicArn=topic, Subject=subject[:100], Message=message)
+        _client("sns", region).publish(TopicArn=topic, Subject=subject[:100], Message=message)
     except (BotoCoreError, ClientError) as error:
         return str(error)
     return ""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
+from itertools import islice
 from typing import Any
 
+from launcher.cli.jobs import positive
 from launcher.cli.recipes import add_recipe_flags, load_recipe_from
 from launcher.cli.verbs import add_json, add_verb
 from launcher.errors import InputError
@@ -59,6 +61,7 @@ def add_verbs(verbs: Any) -> None:
         parser.add_argument("schedule", help="the schedule's name")
         add_json(parser)
         _add_at(parser)
+    parser.add_argument("--limit", type=positive, default=20, metavar="N", help="the newest N (default: 20)")
     _add_at(listing)
 
 
@@ -151,7 +154,6 @@ def run_update(args: argparse.Namespace) -> int:
         role=args.role,
         queue=args.queue,
         say=console.say,
-        track=console.track,
     )
     differences = [(key, before or "-", after or "-") for key, before, after in change.differences]
     if args.json:
@@ -163,7 +165,7 @@ def run_update(args: argparse.Namespace) -> int:
     elif args.check:
         console.say("nothing was changed; without --check these are")
     else:
-        change.apply()
+        change.apply(console.say, console.track)
         console.say(f"{args.schedule} is updated")
     return 0
 
@@ -252,7 +254,7 @@ def run_delete(args: argparse.Namespace) -> int:
 def run_history(args: argparse.Namespace) -> int:
     from launcher import console
 
-    found = list(_attach(args).executions())
+    found = list(islice(_attach(args).executions(), args.limit))
     if args.json:
         console.data_json([execution.describe() for execution in found])
     elif not found:
