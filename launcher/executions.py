@@ -18,6 +18,10 @@ RECENT = 20  # jobs of a schedule that may still run
 Price = Callable[[str, str], float | None]
 
 
+def no_price(instance: str, region: str) -> None:
+    """Nobody has looked prices up."""
+
+
 @dataclass(frozen=True)
 class Execution:
     """One firing or trigger. `job` is empty where none was created; `cost` is None where no price is known."""
@@ -39,9 +43,7 @@ class Execution:
         return f"{self.time:%Y-%m-%d %H:%M:%S}", self.job or "-", self.status, billed, cost, self.outcome
 
 
-def iter_executions(
-    session: Session, name: str, arn: str, queue: str, price: Price = lambda instance, region: None
-) -> Iterator[Execution]:
+def iter_executions(session: Session, name: str, arn: str, queue: str, price: Price) -> Iterator[Execution]:
     """The newest first. The scheduler keeps no list of what it did: the jobs and the dead letters are that list."""
     dead = [_from_letter(letter) for letter in (schedules.list_dead(session, queue, arn) if queue else [])]
     dead.sort(key=lambda execution: execution.time)

@@ -20,9 +20,9 @@ from launcher.aws.session import Session
 from launcher.champion import Line, ensure_pointer, open_line, read_champion
 from launcher.data.settings import CHANNELS
 from launcher.errors import InputError, RunError, UnknownJob
-from launcher.executions import Execution, find_live_job, iter_executions, iter_jobs_of
+from launcher.executions import Execution, Price, find_live_job, iter_executions, iter_jobs_of, no_price
 from launcher.job import Job, iter_sessions
-from launcher.plan import Plan, recipe_key
+from launcher.plan import Plan, data_digest, recipe_key
 from launcher.progress import Say, Track, silent, untracked
 from launcher.publication import Shelf, check_published, open_shelf
 from launcher.runs import claimed_turn
@@ -120,10 +120,10 @@ class Schedule:
         target = {**self.params["Target"], "Input": self.request}
         return {**self.params, "Target": target, "next": [firing.isoformat() for firing in self.next_firings()]}
 
-    def executions(self) -> Iterator[Execution]:
+    def executions(self, price: Price = no_price) -> Iterator[Execution]:
         """What came of each firing and trigger, the newest first."""
         dead = self.params["Target"].get("DeadLetterConfig", {}).get("Arn", "")
-        return iter_executions(self.session, self.name, str(self.params["Arn"]), dead)
+        return iter_executions(self.session, self.name, str(self.params["Arn"]), dead, price)
 
     def pause(self) -> Schedule:
         return self._put(State="DISABLED")
@@ -264,7 +264,8 @@ def _prepare(plan: Plan, name: str, role: str, queue: str, say: Say) -> Prepared
     s3.check_bucket(shelf.session, shelf.site.bucket)
     rows = tuple(channel for channel in plan.channels if channel.name in CHANNELS)
     check_gate(plan.recipe, rows)
-    check_published(shelf, rows)
+    if (current := check_published(shelf, rows)).data_digest != data_digest(rows):
+        say(f"published is {current.id}, and the recipe's files differ from it: `launcher publish` publishes them")
     home = find_home(shelf.session, role=role, queue=queue)
     scheduled = make_scheduled_plan(plan, name, shelf, line, home)
     return Prepared(scheduled, shelf, line, home, render(scheduled, shelf.site))

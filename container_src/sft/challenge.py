@@ -70,9 +70,11 @@ def end_unchanged(
     return True
 
 
-def reuse_stand_in(champion: Champion | None, folder: Path) -> Base | None:
+def reuse_stand_in(champion: Champion | None, config: TrainConfig, folder: Path) -> Base | None:
     """The champion's stand-in base: one made from other rows would not fit its adapter."""
     if champion is None or not (champion.folder / "base").is_dir():
+        return None
+    if find_other_base(champion, dataclasses.asdict(config)):
         return None
     shutil.copytree(champion.folder / "base", folder, dirs_exist_ok=True)
     for path in champion.folder.iterdir():  # the tokenizer lies beside the adapter too, and belongs to the base

@@ -69,7 +69,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     stand_in = tempfile.TemporaryDirectory(prefix="stand-in-") if config.smoke else None
     if stand_in is not None:
         folder = Path(stand_in.name)
-        base = reuse_stand_in(champion, folder) or make_stand_in(base, config, train_rows, folder)
+        base = reuse_stand_in(champion, config, folder) or make_stand_in(base, config, train_rows, folder)
         say(
             f"Stand-in: a small random model of the family of {config.model_name_or_path}. "
             "Its adapter is of no use elsewhere."

@@ -173,15 +173,15 @@ def test_only_what_is_better_becomes_champion(session, recipe, write_rows, launc
     with pytest.raises(RunError, match="refused"):
         promote_job(fourth.job, "local")
     assert roll_back_champion(recipe).check().job == first.job
-    assert promote_job(third.job, "local").check().job == third.job
-    assert (promote_job_again := find_champion(recipe)).record["by"] == "hand"
-    assert promote_job_again.record["previous"].endswith(f"/{first.job}/")
+    by_hand = promote_job(third.job, "local").check()
+    assert (by_hand.job, by_hand.record["by"]) == (third.job, "hand")
+    assert by_hand.record["previous"].endswith(f"/{first.job}/")
 
     # a firing that made no job is in the history too
     broken = {**schedule.request, "ResourceConfig": {"InstanceType": "ml.none", "InstanceCount": 1}}
     schedule._put(Target={**schedule.params["Target"], "Input": json.dumps(broken)})
     _go_to(session, "2026-03-30T03:00:00Z")
-    newest = next(iter(schedule.executions()))
-    assert (newest.job, newest.status) == ("", "not created")
-    assert newest.outcome.startswith("ValidationException: ")
-    assert f"{newest.time:%Y-%m-%d %H:%M}" == "2026-03-30 01:00"  # Berlin's clocks went forward on the 29th
+    (dead,) = [execution for execution in schedule.executions() if not execution.job]
+    assert dead.status == "not created"
+    assert dead.outcome.startswith("ValidationException: ")
+    assert f"{dead.time:%Y-%m-%d %H:%M}" == "2026-03-30 01:00"  # Berlin's clocks went forward on the 29th

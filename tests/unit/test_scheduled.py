@@ -20,7 +20,7 @@ from launcher.plan import Plan, make_plan
 from launcher.publication import Shelf
 from launcher.recipe import load_recipe, shipped_recipes
 from launcher.request import make_request
-from launcher.schedule import check_retries, create_schedule
+from launcher.schedule import _with_topic, check_retries, create_schedule
 from launcher.scheduled import (
     EXECUTION_ID,
     INPUT_LIMIT,
@@ -156,6 +156,31 @@ def test_a_gate_that_could_not_judge_is_refused_before_anything_is_deployed(
 def test_what_becomes_of_an_adapter_is_no_part_of_the_recipe_digest() -> None:
     one, other = _plan(), _plan(**{"schedule.promote": "if-better", "schedule.guards": "none"})
     assert one.config.recipe_digest == other.config.recipe_digest
+
+
+def test_an_update_keeps_who_is_told() -> None:
+    told = render(
+        _scheduled(_plan(), Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:1:told")), LOCAL_SITE
+    )
+    silent = render(_scheduled(_plan()), LOCAL_SITE)
+    assert "notify_topic" not in silent["HyperParameters"]
+    assert _with_topic(silent, told) == told
+
+
+def test_a_base_from_a_folder_goes_by_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    plan = _plan(**{"model.id": str(tmp_path)})
+    digest = plan.config.start_digest
+    assert digest.startswith("model:")
+    request = render(_scheduled(plan), LOCAL_SITE)
+    (source,) = [
+        channel["DataSource"]["S3DataSource"]
+        for channel in request["InputDataConfig"]
+        if channel["ChannelName"] == "model"
+    ]
+    assert source["S3Uri"].endswith(f"/data/model/{digest.partition(':')[2]}/")
+    (tmp_path / "config.json").write_text("{ }")
+    assert _plan(**{"model.id": str(tmp_path)}).config.start_digest != digest
 
 
 def test_an_unknown_guard_is_refused_by_name() -> None:
