@@ -15,7 +15,7 @@ from launcher.aws.session import Session
 from launcher.errors import ArtifactError, RunError
 from launcher.job import Job, Status, attach
 from launcher.plan import make_key, recipe_key
-from launcher.publication import open_shelf
+from launcher.publication import Shelf, open_shelf
 from launcher.recipe import Recipe
 from launcher.request import key_of
 from launcher.results.adapters import fetch_adapter
@@ -103,9 +103,14 @@ class Move:
 
 
 def open_line(recipe: Recipe) -> Line:
-    shelf = open_shelf(recipe)
-    key = key_of(recipe, f"champions/{recipe_key(recipe)}/")
-    return Line(shelf.session, recipe_key(recipe), f"s3://{shelf.site.bucket}/{key}")
+    return line_beside(open_shelf(recipe))
+
+
+def line_beside(shelf: Shelf) -> Line:
+    """In the bucket of the publications."""
+    recipe = recipe_key(shelf.recipe)
+    key = key_of(shelf.recipe, f"champions/{recipe}/")
+    return Line(shelf.session, recipe, f"s3://{shelf.site.bucket}/{key}")
 
 
 def find_champion(recipe: Recipe) -> Champion:

@@ -329,10 +329,7 @@ def _suggest_job(name: str) -> str:
 
 def iter_sessions(place: str | None) -> Iterator[Session]:
     """Where to look: the place asked for, else where this machine has sent jobs, else the local endpoint."""
-    if place:
-        yield open_session(place)
-        return
-    places = ledger.places() or {("local", "")}
+    places = {known for known in ledger.places() if place in (None, known[0])} or {(place or "local", "")}
     errors: list[CloudError] = []
     for where, region in sorted(places, reverse=True):
         try:

@@ -16,8 +16,8 @@ from typing import Any
 from launcher import cron, ledger
 from launcher.aws import jobs, s3, schedules
 from launcher.aws.schedules import GROUP, Home, find_home
-from launcher.aws.session import Session
-from launcher.champion import Line, ensure_pointer, open_line, read_champion
+from launcher.aws.session import Session, open_session
+from launcher.champion import Line, ensure_pointer, line_beside, read_champion
 from launcher.data.settings import CHANNELS
 from launcher.errors import InputError, RunError, UnknownJob
 from launcher.executions import Execution, Price, find_live_job, iter_executions, iter_jobs_of, no_price
@@ -188,7 +188,7 @@ class Schedule:
         # all of what is deployed: UpdateSchedule resets what it is not given
         params = {key: value for key, value in self.params.items() if key in schedules.UPDATABLE} | changed
         schedules.update(self.session, params)
-        return attach_schedule(self.name, self.session.place)
+        return _deployed(self.session, self.name)
 
 
 @dataclass(frozen=True)
@@ -254,13 +254,21 @@ def create_schedule(
     }
     schedules.create(session, params)
     ledger.record_place(session.place, session.region)
-    return attach_schedule(name, session.place)
+    return _deployed(session, name)
+
+
+def _deployed(session: Session, name: str) -> Schedule:
+    params = schedules.find(session, name)
+    if params is None:
+        raise _unknown(name, list(schedules.iter_names(session)))
+    return Schedule(session, params)
 
 
 def _prepare(plan: Plan, name: str, role: str, queue: str, say: Say) -> Prepared:
     """Everything that can be known before anything is sent."""
     check_base_model(plan, say)
-    shelf, line = open_shelf(plan.recipe), open_line(plan.recipe)
+    shelf = open_shelf(plan.recipe)
+    line = line_beside(shelf)
     s3.check_bucket(shelf.session, shelf.site.bucket)
     rows = tuple(channel for channel in plan.channels if channel.name in CHANNELS)
     check_gate(plan.recipe, rows)
@@ -297,7 +305,7 @@ def plan_update(
     say: Say = silent,
 ) -> Change:
     """What an update would change; whatever is not asked for stays as it is deployed."""
-    deployed = attach_schedule(name, place or (plan.recipe.compute.place if plan else None))
+    deployed = _deployed(_session_of(plan), name) if plan else attach_schedule(name, place)
     changed: dict[str, Any] = {}
     if expression or timezone:
         changed["ScheduleExpression"] = expression or deployed.expression
@@ -360,8 +368,16 @@ def attach_schedule(name: str, place: str | None = None) -> Schedule:
         if found := schedules.find(session, name):
             return Schedule(session, found)
         known += schedules.iter_names(session)
+    raise _unknown(name, known)
+
+
+def _session_of(plan: Plan) -> Session:
+    return open_session(plan.recipe.compute.place, plan.recipe.compute.region)
+
+
+def _unknown(name: str, known: list[str]) -> UnknownJob:
     close = difflib.get_close_matches(name, known, n=1)
-    raise UnknownJob(
+    return UnknownJob(
         f"There is no schedule {name!r}.",
         hint=f"Did you mean {close[0]}?"
         if close

@@ -117,7 +117,7 @@ def challenge(
     words = describe(verdict)
     say(f"Gate: {words}")
     if config.notify_topic:
-        problem = tell(config.notify_topic, f"{config.recipe_name}: {verdict['decision']}", words, region)
+        problem = tell(config.notify_topic, f"{config.recipe_name}: {verdict['decision']}", words)
         say(f"The notice could not be published: {problem}" if problem else "The notice is published.")
 
 

@@ -194,12 +194,12 @@ def _client(service: str, region: str) -> Any:
     return boto3.client(service, region_name=region or None, config=patience)
 
 
-def tell(topic: str, subject: str, message: str, region: str) -> str:
+def tell(topic: str, subject: str, message: str) -> str:
     """Publish a notice; returns why it could not be, or ""."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        _client("sns", region).publish(TopicArn=topic, Subject=subject[:100], Message=message)
-    except (BotoCoreError, ClientError) as error:
+        _client("sns", topic.split(":")[3]).publish(TopicArn=topic, Subject=subject[:100], Message=message)
+    except (BotoCoreError, ClientError, IndexError) as error:
         return str(error)
     return ""

@@ -22,9 +22,10 @@ from launcher.aws.session import Session, open_session
 from launcher.aws.site import LOCAL_SITE
 from launcher.champion import ensure_pointer, list_moves, open_line, roll_back_champion
 from launcher.cli import main
-from launcher.errors import ArtifactError, RunError, SiteError, UnknownJob
+from launcher.errors import ArtifactError, JobFailed, RunError, SiteError, UnknownJob
 from launcher.executions import find_live_job, iter_jobs_of
 from launcher.job import Job
+from launcher.plan import Plan
 from launcher.publication import _switch, find_current, open_shelf, roll_back_publication
 from launcher.recipe import Recipe
 
@@ -121,6 +122,51 @@ def test_of_two_publishers_at_once_one_is_told_and_no_mixture_stays(make_recipe,
         _switch(shelf, first, etag)
     assert find_current(shelf)[0] == theirs
     assert _digest_in(session, "raced", "train") == theirs.channels["train"]["digest"][:16]
+
+
+def test_publishers_in_one_moment_leave_no_mixture(make_recipe, write_rows, session) -> None:
+    plans = []
+    for number in range(2):
+        recipe = make_recipe("crowded")
+        train, rest = (write_rows(f"{part}{number}.jsonl", [{"text": f"{part} {number}"}]) for part in ("t", "e"))
+        plans.append(
+            make_plan(load_recipe(recipe.folder / "crowded.toml", {"data.train": str(train), "data.eval": str(rest)}))
+        )
+    publish(make_plan(make_recipe("crowded")))
+    for _ in range(3):
+        barrier, lost = threading.Barrier(2), []
+
+        def run(plan: Plan, barrier: threading.Barrier = barrier, lost: list[str] = lost) -> None:
+            barrier.wait()
+            try:
+                publish(plan)
+            except RunError as error:
+                lost.append(error.message)
+
+        threads = [threading.Thread(target=run, args=(plan,)) for plan in plans]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(lost) < 2
+        current, _ = find_current(open_shelf(plans[0].recipe))
+        assert current is not None
+        for channel in ("train", "eval"):
+            assert _digest_in(session, "crowded", channel) == current.channels[channel]["digest"][:16]
+        plans.reverse()
+        publish(make_plan(make_recipe("crowded")))
+
+
+def test_a_job_that_meets_half_a_publication_refuses_to_train(make_recipe, write_rows, session) -> None:
+    recipe = make_recipe("halved")
+    first = publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    write_rows("train.jsonl", [{"text": "new"}])
+    publish(make_plan(recipe))
+    old = json.dumps([{"prefix": first.channels["train"]["prefix"]}, "train.jsonl"]).encode()
+    s3.put_bytes(session, old, BUCKET, "launcher/current/halved/train.manifest")
+    with pytest.raises(JobFailed, match="The rows of train are not those of the publication.*Nothing was trained"):
+        schedule.trigger().wait(timeout=60)
 
 
 def test_rows_that_cannot_be_trained_on_are_not_published(make_recipe, write_rows, command) -> None:

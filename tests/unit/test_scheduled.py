@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
+from botocore.stub import Stubber
 
-from launcher.aws.schedules import Home, make_target
+from launcher.aws.schedules import STACK, Home, find_home, make_target
 from launcher.aws.session import Session
 from launcher.aws.shapes import check_request, find_violations
 from launcher.aws.site import LOCAL_SITE, offline_site
 from launcher.champion import Line
 from launcher.cli import make_parser
 from launcher.cli.schedules import make_expression
-from launcher.errors import InputError, LauncherError, RecipeError, RunError
+from launcher.errors import InputError, LauncherError, RecipeError, RunError, SiteError
 from launcher.plan import Plan, make_plan
 from launcher.publication import Shelf
 from launcher.recipe import load_recipe, shipped_recipes
@@ -34,6 +37,7 @@ from launcher.scheduled import (
 )
 
 HOME = Home("launcher", "arn:aws:iam::123456789012:role/r", "arn:aws:sqs:us-east-1:123456789012:q")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NOWHERE = Session("local", "us-east-1")
 
 
@@ -156,6 +160,35 @@ def test_a_gate_that_could_not_judge_is_refused_before_anything_is_deployed(
 def test_what_becomes_of_an_adapter_is_no_part_of_the_recipe_digest() -> None:
     one, other = _plan(), _plan(**{"schedule.promote": "if-better", "schedule.guards": "none"})
     assert one.config.recipe_digest == other.config.recipe_digest
+
+
+def _session_with(outputs: dict[str, str] | None) -> Session:
+    """One whose CloudFormation answers with these outputs, or that there is no such stack."""
+    client = botocore.session.get_session().create_client(
+        "cloudformation", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
+    )
+    stubber = Stubber(client)
+    if outputs is None:
+        stubber.add_client_error("describe_stacks", "ValidationError", "Stack with id launcher-schedule does not exist")
+    else:
+        listed = [{"OutputKey": key, "OutputValue": value} for key, value in outputs.items()]
+        stack = {"StackName": STACK, "CreationTime": NOW, "StackStatus": "CREATE_COMPLETE", "Outputs": listed}
+        stubber.add_response("describe_stacks", {"Stacks": [stack]}, {"StackName": STACK})
+    stubber.activate()
+    return Session("aws", "us-east-1", _clients={"cloudformation": client})
+
+
+def test_role_queue_group_and_topic_come_from_the_stack_unless_they_are_named() -> None:
+    outputs = {"GroupName": "g", "RoleArn": "r", "QueueArn": "q", "TopicArn": "t"}
+    assert find_home(_session_with(outputs)) == Home("g", "r", "q", "t")
+    assert find_home(_session_with(outputs), role="mine") == Home("g", "mine", "q", "t")
+    assert find_home(Session("aws", "us-east-1"), role="mine", queue="too") == Home("launcher", "mine", "too")
+    del outputs["QueueArn"]
+    with pytest.raises(SiteError, match="no output 'QueueArn'"):
+        find_home(_session_with(outputs))
+    with pytest.raises(SiteError, match="no stack launcher-schedule") as refused:
+        find_home(_session_with(None))
+    assert "bootstrap --schedules" in refused.value.hint
 
 
 def test_an_update_keeps_who_is_told() -> None:
