@@ -81,7 +81,7 @@ def stop_endpoint() -> bool:
 
 
 def reset(*, force: bool = False) -> None:
-    """End the endpoint and forget its jobs, logs and objects; a job that still lives only by force."""
+    """End the endpoint and forget its jobs, schedules, logs and objects; a job that still lives only by force."""
     root = local_root()
     with _one_at_a_time():
         live = [name for name, _ in _list_unfinished(root)]

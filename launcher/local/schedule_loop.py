@@ -111,8 +111,8 @@ class ScheduleLoop:
         last = times[-1] if times else None
         with self._book.together():
             if last != first:
-                until = times[-2] if len(times) > 1 else first
-                why = f"the firings from {format_time(first)} to {format_time(until)} came while the endpoint was down"
+                until = format_time(now if last is None else last)
+                why = f"from {format_time(first)} until {until} the endpoint was down, or its clock was set ahead"
                 self._book.note_missed(schedule, first, self._new_id(), why, now)
             if last is not None:
                 self._book.fire(schedule, last, self._new_id(), now)
@@ -129,7 +129,7 @@ class ScheduleLoop:
             result = self._targets.call(execution.target["Arn"], payload, is_repeated=number > 1)
         except ApiError as error:
             self._fail(execution, payload, error)
-        except (OSError, sqlite3.OperationalError) as error:
+        except Exception as error:  # over HTTP too, whatever is not foreseen is a 500, and those are tried again
             log.exception("%s could not be handed over", execution.schedule_arn)
             self._fail(execution, payload, ApiError("InternalServerException", str(error), 500))
         else:

@@ -10,12 +10,15 @@ POST /_local/clock  {"to": "2026-03-09T04:00:00Z"} or {"advance_s": 604800}
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher.local.clock import Clock, SimulatedClock
-from launcher.local.json_protocol import ApiError, Params, read_time, validation_error
+from launcher.local.json_protocol import ApiError, Params, parse_document, read_body, read_time, validation_error
 from launcher.local.schedule_book import ScheduleBook
 from launcher.local.schedule_loop import ScheduleLoop, format_time
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 
 class ScheduleRoutes:
@@ -24,7 +27,7 @@ class ScheduleRoutes:
         self._loop = loop
         self._clock = clock
 
-    def answer(self, route: tuple[str, ...], params: Params) -> dict[str, Any] | None:
+    def answer(self, route: tuple[str, ...], environ: WSGIEnvironment) -> dict[str, Any] | None:
         """None for a route that is not about schedules."""
         match route:
             case ("GET", "executions", *schedule) if len(schedule) in (0, 2):
@@ -32,7 +35,7 @@ class ScheduleRoutes:
             case ("GET", "clock"):
                 return self._describe_clock()
             case ("POST", "clock"):
-                return self._move_clock(params)
+                return self._move_clock(parse_document(read_body(environ)))
             case _:
                 return None
 

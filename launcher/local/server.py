@@ -228,7 +228,7 @@ class Admin:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         route = (environ["REQUEST_METHOD"], *environ["PATH_INFO"].split("/")[2:])
         try:
-            found = self._schedules.answer(route, parse_document(read_body(environ)))
+            found = self._schedules.answer(route, environ)
             return answer(start_response, self._answer(route) if found is None else found)
         except UnknownJob as error:
             refusal = ApiError("ValidationException", f"There is no job {error}.", 404)

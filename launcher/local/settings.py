@@ -36,7 +36,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def local_root() -> Path:
-    """The folder that holds the endpoint's jobs, logs and objects."""
+    """The folder that holds the endpoint's jobs, schedules, logs and objects."""
     return state_home() / "local"
 
 

@@ -71,7 +71,12 @@ class StateChanges:
                 self._moto.send_message(arn.rpartition(":")[2], make_message(target, event))
             else:
                 log.warning("a rule's target %s is neither a topic nor a queue; it was told nothing", arn)
-        except (ApiError, OSError, ValueError):  # refused, a subscriber out of reach, a template that is no JSON
+        except (
+            ApiError,
+            OSError,
+            ValueError,
+            NotImplementedError,
+        ):  # refused, out of reach, a template that is no JSON
             log.exception("%s was not told about %s", arn, event["detail"]["TrainingJobName"])
 
 
