@@ -21,7 +21,7 @@ from launcher.aws.session import Session
 from launcher.errors import CloudError, RunError, UnknownJob
 from launcher.job import Status, make_status
 from launcher.plan import Plan
-from launcher.request import Site, s3_uri
+from launcher.request import Site, full_key
 
 # A claim without a job is given up after this long: made elsewhere, or here by a process that still seems to run.
 CLAIM_LIFE_S = 15 * 60
@@ -130,16 +130,23 @@ def has_checkpoint(session: Session, previous: Previous | None) -> bool:
 @contextmanager
 def claimed(session: Session, site: Site, plan: Plan, previous: Previous | None) -> Iterator[None]:
     """Hold the right to follow `previous`; given back when the job could not be started."""
-    root = s3_uri(plan, site, f"runs/{plan.run}")
-    with claimed_turn(session, root, plan.run, plan.job_name, previous.name if previous else ""):
+    key = full_key(plan, claim_key(plan.run, previous.name if previous else "nothing"))
+    holder = take_claim(session, site.bucket, key, plan.job_name)
+    if holder:
+        raise RunError(
+            f"The run {plan.run} is being submitted by somebody else at this moment, as {holder}.",
+            hint=f"`launcher status {holder}` shows it in a moment; --name starts another run.",
+        )
+    with giving_back(session, site.bucket, key):
         yield
 
 
+def claim_key(run: str, previous: str) -> str:
+    return f"runs/{run}/after-{previous}.json"
+
+
 @contextmanager
-def claimed_turn(session: Session, root: str, run: str, job: str, previous: str) -> Iterator[None]:
-    """Hold the right to be the job after `previous`; `root` is the run's folder in S3."""
-    bucket, key = s3.split_uri(f"{root}/after-{previous or 'nothing'}.json")
-    _claim(session, bucket, key, run, job)
+def giving_back(session: Session, bucket: str, key: str) -> Iterator[None]:
     try:
         yield
     except BaseException:  # Ctrl-C too: a claim left behind would hold up the next submit
@@ -148,19 +155,17 @@ def claimed_turn(session: Session, root: str, run: str, job: str, previous: str)
         raise
 
 
-def _claim(session: Session, bucket: str, key: str, run: str, job: str) -> None:
+def take_claim(session: Session, bucket: str, key: str, job: str) -> str:
+    """Empty when the claim is ours now, else the job of whoever was faster; it may have the same name as ours."""
     mine = {"job": job, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
     content = json.dumps(mine).encode()
     if s3.put_bytes(session, content, bucket, key, IfNoneMatch="*"):
-        return
+        return ""
     held, etag = s3.get_bytes(session, bucket, key)
     holder = json.loads(held)
     if _is_dead(session, holder) and s3.put_bytes(session, content, bucket, key, IfMatch=etag):
-        return
-    raise RunError(
-        f"The run {run} is being submitted by somebody else at this moment, as {holder['job']}.",
-        hint=f"`launcher status {holder['job']}` shows it in a moment; --name starts another run.",
-    )
+        return ""
+    return str(holder["job"])
 
 
 def _is_dead(session: Session, holder: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ from launcher.job import Job, iter_sessions
 from launcher.plan import Plan, data_digest, recipe_key
 from launcher.progress import Say, Track, silent, untracked
 from launcher.publication import Shelf, check_published, open_shelf
-from launcher.runs import claimed_turn
+from launcher.runs import claim_key, giving_back, take_claim
 from launcher.scheduled import (
     NAME_LIMIT,
     check_gate,
@@ -145,8 +145,11 @@ class Schedule:
         newest = next(iter_jobs_of(self.session, self.name), None)
         request = substitute(self.request, str(uuid.uuid4()))
         job, root = request["TrainingJobName"], self.request["CheckpointConfig"]["S3Uri"].partition("/checkpoints/")[0]
-        before = newest["TrainingJobName"] if newest else ""
-        with claimed_turn(self.session, f"{root}/runs/{self.name}", self.name, job, before):
+        before = newest["TrainingJobName"] if newest else "nothing"
+        bucket, key = s3.split_uri(f"{root}/{claim_key(self.name, before)}")
+        if holder := take_claim(self.session, bucket, key, job):
+            raise self._busy(holder)
+        with giving_back(self.session, bucket, key):
             if busy := find_live_job(self.session, self.name):
                 raise self._busy(busy)
             jobs.create_job(self.session, request)

@@ -19,19 +19,9 @@ def describe_job(session: Session, name: str) -> dict[str, Any]:
 
 
 def create_job(session: Session, request: dict[str, Any]) -> None:
+    """Send a request as it stands; what a plan makes goes through the estimator instead."""
     with explained(f"starting job {request['TrainingJobName']}"):
         session.client("sagemaker").create_training_job(**request)
-
-
-def find_note(session: Session, checkpoints: str, name: str) -> dict[str, Any] | None:
-    """What a job wrote beside its checkpoints: how it ended (outcome.json), what the gate said (verdict.json)."""
-    if not checkpoints:
-        return None
-    bucket, key = s3.split_uri(f"{checkpoints.rstrip('/')}/{name}")
-    if s3.find_object(session, bucket, key) is None:
-        return None
-    note: dict[str, Any] = json.loads(s3.get_bytes(session, bucket, key)[0])
-    return note
 
 
 def stop_job(session: Session, name: str) -> None:
@@ -48,3 +38,14 @@ def iter_jobs(session: Session, contains: str = "", page_size: int = 100) -> Ite
         pages = session.client("sagemaker").get_paginator("list_training_jobs")
         for page in pages.paginate(**words, PaginationConfig={"PageSize": page_size}):
             yield from page["TrainingJobSummaries"]
+
+
+def find_note(session: Session, checkpoints: str, name: str) -> dict[str, Any] | None:
+    """What a job wrote beside its checkpoints: how it ended (outcome.json), what the gate said (verdict.json)."""
+    if not checkpoints:
+        return None
+    bucket, key = s3.split_uri(f"{checkpoints.rstrip('/')}/{name}")
+    if s3.find_object(session, bucket, key) is None:
+        return None
+    note: dict[str, Any] = json.loads(s3.get_bytes(session, bucket, key)[0])
+    return note
