@@ -112,6 +112,8 @@ class JobState:
     def rows(self) -> list[tuple[str, str]]:
         """As people read it."""
         rows = [("job", self.name), ("status", self.status.value)]
+        if self.outcome:
+            rows.append(("outcome", self.outcome))
         if not self.reason:
             rows.append(("doing", self.message))
         rows += [
@@ -126,8 +128,6 @@ class JobState:
             rows.append(("model", self.model_uri))
         if self.reason:
             rows.append(("reason", self.reason))
-        if self.outcome:
-            rows.append(("outcome", self.outcome))
         return rows
 
 

@@ -174,7 +174,7 @@ class TrainConfig:
 
 GUARDS = ("token_accuracy", "base_loss")
 # Sections that say where a job runs and what becomes of its adapter, not what is trained.
-NOT_SHAPING = ("job", "schedule")
+NOT_SHAPING = ("job", "schedule", "secrets")
 POSITIVE = (
     "max_length", "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps",

@@ -22,6 +22,14 @@ class Explanation:
 
 TABLE = (
     Explanation(
+        "InvalidSignatureException|SignatureDoesNotMatch|AuthFailure", "[Ss]ignature expired|not yet current",
+        CredentialsError, "This machine's clock is wrong: set it (`timedatectl set-ntp true`) and try again.",
+    ),
+    Explanation(
+        "ResourceNotFoundException", "[Ss]chedule ?[Gg]roup", SiteError,
+        "`launcher bootstrap --schedules` makes the group that schedules live in.",
+    ),
+    Explanation(
         "ResourceLimitExceeded", "", CloudError,
         "Ask for the quota it names in the Service Quotas console (it takes hours to days), or use another --instance.",
     ),
@@ -49,15 +57,6 @@ TABLE = (
         "Whoever submits needs iam:PassRole on the job's role, for sagemaker.amazonaws.com.",
     ),
     Explanation("AccessDenied(Exception)?|403|Forbidden", "", SiteError, "Ask for the permission that the message names."),
-    Explanation(
-        "RequestTimeTooSkewed|InvalidSignatureException|SignatureDoesNotMatch|AuthFailure",
-        "RequestTime|too large|[Ss]ignature expired|not yet current", CredentialsError,
-        "This machine's clock is wrong: set it (`timedatectl set-ntp true`) and try again.",
-    ),
-    Explanation(
-        "ResourceNotFoundException", "[Ss]chedule ?[Gg]roup", SiteError,
-        "`launcher bootstrap --schedules` makes the group that schedules live in.",
-    ),
     Explanation(
         "ExpiredToken(Exception)?|RequestExpired|InvalidClientTokenId|UnrecognizedClientException|SignatureDoesNotMatch|AuthFailure",
         "", CredentialsError, "Sign in again (`aws sso login`, or new keys); the job itself is not affected.",

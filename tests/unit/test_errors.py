@@ -18,6 +18,8 @@ def client_error(code: str, message: str = "") -> ClientError:
 @pytest.mark.parametrize(
     ("foreign", "ours", "exit_code"),
     [
+        (client_error("InvalidSignatureException", "Signature expired: 20260101 is now earlier"), CredentialsError, 3),
+        (client_error("ResourceNotFoundException", "Schedule group launcher does not exist."), SiteError, 3),
         (client_error("ResourceLimitExceeded", "ml.g5.xlarge for training job usage"), CloudError, 3),
         (client_error("ResourceInUse", "exists"), RunError, 2),
         (client_error("ValidationException", "Requested resource not found."), UnknownJob, 2),
@@ -32,8 +34,6 @@ def client_error(code: str, message: str = "") -> ClientError:
         (client_error("ValidationException", "The job is in status Completed."), RunError, 2),
         (client_error("AccessDenied", "no s3:PutObject"), SiteError, 3),
         (client_error("AuthorizationHeaderMalformed", "expecting eu-west-1"), SiteError, 3),
-        (client_error("RequestTimeTooSkewed", "the difference to the current time is too large"), CredentialsError, 3),
-        (client_error("ResourceNotFoundException", "Schedule group launcher does not exist."), SiteError, 3),
         (client_error("NeverSeenBefore", "hm"), CloudError, 3),
         (NoCredentialsError(), CredentialsError, 3),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), CloudError, 3),
