@@ -250,6 +250,9 @@ def _check_values(recipe: Recipe, path: Path) -> None:
     ):
         if value <= 0:
             raise RecipeError(f"compute.{key} is {value}; it must be above 0.")
+    for key, dollars in (("max_cost", compute.max_cost), ("confirm_above", compute.confirm_above)):
+        if not 0 <= dollars < float("inf"):
+            raise RecipeError(f"compute.{key} is {dollars}; it must be a number of dollars, 0 or more.")
     if not compute.spot and compute.max_wait_s:
         raise RecipeError("compute.max_wait is for spot jobs only.", hint="Add --spot, or remove max_wait.")
     if compute.spot and 0 < compute.max_wait_s < compute.max_runtime_s:

@@ -23,6 +23,13 @@ def _duration(text: str) -> int:
     return int(float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
 
 
+def _dollars(text: str) -> float:
+    """ "5", "2.50" or "$5" -> dollars."""
+    if not re.fullmatch(r"\$?\d+(\.\d+)?", text.strip()):
+        raise ValueError("use a number of dollars, such as 5 or 2.50")
+    return float(text.strip().removeprefix("$"))
+
+
 def _key(name: str, default: Any) -> Any:
     """A field that a recipe spells differently, because "4h" reads better than 14400."""
     return field(default=default, metadata={"key": name, "parse": _duration})
@@ -58,6 +65,8 @@ class Compute:
     max_runtime_s: int = _key("max_runtime", 24 * 3600)
     spot: bool = False
     max_wait_s: int = _key("max_wait", 0)
+    max_cost: float = field(default=0.0, metadata={"parse": _dollars})
+    confirm_above: float = field(default=10.0, metadata={"parse": _dollars})
     signal_shim: bool = True
 
 

@@ -24,6 +24,7 @@ RECIPE_FLAGS = {
     "max_runtime": "compute.max_runtime",
     "max_wait": "compute.max_wait",
     "spot": "compute.spot",
+    "max_cost": "compute.max_cost",
 }
 PATH_FLAGS = {"train", "eval", "test"}
 
@@ -73,6 +74,7 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spot", action="store_true", default=None, help="on spot capacity")
     parser.add_argument("--max-runtime", metavar="TIME", help="end the job after this, such as 90m or 4h")
     parser.add_argument("--max-wait", metavar="TIME", help="for spot: end it after this, waiting included")
+    parser.add_argument("--max-cost", metavar="DOLLARS", help="lower the time limit so that the job cannot cost more")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other key, such as lora.r=8"
     )
