@@ -12,10 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from launcher.champion import Champion, find_champion, list_moves, promote_job, roll_back_champion
     from launcher.job import Job, JobState, Status, attach, list_jobs
     from launcher.plan import Plan, make_plan
+    from launcher.publication import Publication, publish, roll_back_publication
     from launcher.recipe import Recipe, load_recipe
     from launcher.request import Site, make_request
+    from launcher.schedule import Schedule, attach_schedule, create_schedule, list_schedules, plan_update
     from launcher.submission import submit
 
 # Loaded at first use, so that `launcher --help` and a scheduler's import stay instant.
@@ -29,22 +32,48 @@ _HOMES = {
     "make_plan": "plan",
     "Recipe": "recipe",
     "load_recipe": "recipe",
+    "Champion": "champion",
+    "find_champion": "champion",
+    "list_moves": "champion",
+    "promote_job": "champion",
+    "roll_back_champion": "champion",
+    "Publication": "publication",
+    "publish": "publication",
+    "roll_back_publication": "publication",
+    "Schedule": "schedule",
+    "attach_schedule": "schedule",
+    "create_schedule": "schedule",
+    "list_schedules": "schedule",
+    "plan_update": "schedule",
     "Site": "request",
     "make_request": "request",
     "submit": "submission",
 }
 __all__ = [
+    "Champion",
     "Job",
     "JobState",
     "Plan",
+    "Publication",
     "Recipe",
+    "Schedule",
     "Site",
     "Status",
     "attach",
+    "attach_schedule",
+    "create_schedule",
+    "find_champion",
     "list_jobs",
+    "list_moves",
+    "list_schedules",
     "load_recipe",
     "make_plan",
     "make_request",
+    "plan_update",
+    "promote_job",
+    "publish",
+    "roll_back_champion",
+    "roll_back_publication",
     "submit",
 ]
 

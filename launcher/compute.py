@@ -79,6 +79,9 @@ def _check_numbers(compute: Compute) -> None:
     ):
         if value <= 0:
             raise RecipeError(f"compute.{key} is {value}; it must be above 0.")
+    for key, dollars in (("max_cost", compute.max_cost), ("confirm_above", compute.confirm_above)):
+        if not 0 <= dollars < float("inf"):
+            raise RecipeError(f"compute.{key} is {dollars}; it must be a number of dollars, 0 or more.")
 
 
 def _check_spot(compute: Compute) -> None:

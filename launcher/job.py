@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import enum
 import itertools
@@ -29,6 +30,8 @@ TAIL_LINES = 40
 STATUS_POLL_S = 5.0
 LOCAL_STATUS_POLL_S = 0.5
 STAMP = re.compile(r"-\d{8}-\d{6}$")
+# The execution id of a scheduled job: sixteen letters and digits, or a UUID.
+EXECUTION = re.compile(r"-((?=[a-z]*\d)[0-9a-z]{16}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
 
 
 class Status(enum.Enum):
@@ -98,6 +101,8 @@ class JobState:
     billed_s: int | None
     model_uri: str
     place: str
+    checkpoints: str = ""
+    outcome: str = ""
 
     def describe(self) -> dict[str, Any]:
         """For --json."""
@@ -118,6 +123,8 @@ class JobState:
     def rows(self, price_per_h: float | None = None) -> list[tuple[str, str]]:
         """As people read it; with the on-demand price of one instance, in dollars too."""
         rows = [("job", self.name), ("status", self.status.value)]
+        if self.outcome:
+            rows.append(("outcome", self.outcome))
         if not self.reason:
             rows.append(("doing", self.message))
         rows += [
@@ -173,7 +180,10 @@ class Job:
         return jobs.describe_job(self.session, self.name)
 
     def state(self) -> JobState:
-        return _make_state(self.description(), self.session.place)
+        state = _make_state(self.description(), self.session.place)
+        if state.status is Status.COMPLETED and is_scheduled(self.name):
+            return dataclasses.replace(state, outcome=find_outcome(self.session, state))
+        return state
 
     @property
     def status(self) -> Status:
@@ -246,9 +256,20 @@ class Job:
                 f"{self.name} is {state.status.value}; its model comes at the end.",
                 hint=f"`launcher wait {self.name}` waits for it.",
             )
+        if state.outcome.startswith("unchanged"):
+            raise ArtifactError(f"{self.name} is {state.outcome}.", hint="Fetch the champion that it names.")
         if not self.has_model(state):
             raise ArtifactError(f"{self.name} left no model: {state.reason or state.message}")
         return fetch_adapter(self.session, state.model_uri, Path(folder or Path("runs") / self.name), track)
+
+
+def find_outcome(session: Session, state: JobState) -> str:
+    """What came of a scheduled job, in a sentence; empty for one that left no word."""
+    if verdict := jobs.find_note(session, state.checkpoints, "verdict.json"):
+        why = "; ".join(verdict["reasons"]) or verdict["sentence"]
+        return f"{verdict['decision']}: {why}"
+    note = jobs.find_note(session, state.checkpoints, "outcome.json") or {}
+    return f"{note['outcome']}: {note['reason']}" if note.get("outcome") == "unchanged" else ""
 
 
 def _stopped_hint(job: Job) -> str:
@@ -275,6 +296,7 @@ def _make_state(description: dict[str, Any], place: str) -> JobState:
         billed_s=description.get("BillableTimeInSeconds"),
         model_uri=description.get("ModelArtifacts", {}).get("S3ModelArtifacts", ""),
         place=place,
+        checkpoints=description.get("CheckpointConfig", {}).get("S3Uri", ""),
     )
 
 
@@ -307,7 +329,7 @@ class JobSummary:
 def list_jobs(place: str | None = None, *, contains: str = "", limit: int = 50) -> list[JobSummary]:
     """The newest jobs, of one place or of every place this machine has used."""
     found: list[JobSummary] = []
-    for session in _sessions(place):
+    for session in iter_sessions(place):
         for index, summary in enumerate(jobs.iter_jobs(session, contains)):
             if index >= limit:
                 break
@@ -332,7 +354,7 @@ def attach(name: str, place: str | None = None) -> Job:
     known = {entry.job: entry for entry in ledger.entries() if place in (None, entry.place)}
     if found := _pick(name, [*reversed(known)]):
         return Job(found, open_session(known[found].place, known[found].region))
-    for session in _sessions(place):
+    for session in iter_sessions(place):
         names = [summary["TrainingJobName"] for summary in jobs.iter_jobs(session, name)]
         if found := _pick(name, names):
             return Job(found, session)
@@ -340,8 +362,12 @@ def attach(name: str, place: str | None = None) -> Job:
 
 
 def run_of(job: str) -> str:
-    """The run that a job's name begins with."""
-    return STAMP.sub("", job)
+    """The run, or the schedule, that a job's name begins with."""
+    return EXECUTION.sub("", STAMP.sub("", job))
+
+
+def is_scheduled(job: str) -> bool:
+    return EXECUTION.search(job) is not None
 
 
 def _pick(name: str, newest_first: list[str]) -> str | None:
@@ -359,12 +385,9 @@ def _suggest_job(name: str) -> str:
     return f"Did you mean {close[0]}?" if close else "`launcher list` shows the jobs that can be seen from here."
 
 
-def _sessions(place: str | None) -> Iterator[Session]:
+def iter_sessions(place: str | None) -> Iterator[Session]:
     """Where to look: the place asked for, else where this machine has sent jobs, else the local endpoint."""
-    if place:
-        yield open_session(place)
-        return
-    places = {(entry.place, entry.region) for entry in ledger.entries()} or {("local", "")}
+    places = {known for known in ledger.places() if place in (None, known[0])} or {(place or "local", "")}
     errors: list[CloudError] = []
     for where, region in sorted(places, reverse=True):
         try:

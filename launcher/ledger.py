@@ -25,6 +25,10 @@ def record(entry: Entry) -> None:
 
 def entries() -> list[Entry]:
     """Oldest first; a line cut by a crash is passed over."""
+    return [entry for entry in _all() if entry.job]
+
+
+def _all() -> list[Entry]:
     try:
         lines = _path().read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -32,9 +36,19 @@ def entries() -> list[Entry]:
     return [entry for entry in map(_parse, lines) if entry]
 
 
+def record_place(place: str, region: str) -> None:
+    """Note that something other than a job was sent there."""
+    if (place, region) not in places():
+        record(Entry("", place, region))
+
+
+def places() -> set[tuple[str, str]]:
+    return {(entry.place, entry.region) for entry in _all()}
+
+
 def forget(place: str) -> None:
     """Drop the jobs of a place that was emptied."""
-    kept = [json.dumps(asdict(entry)) + "\n" for entry in entries() if entry.place != place]
+    kept = [json.dumps(asdict(entry)) + "\n" for entry in _all() if entry.place != place]
     path = _path()
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_suffix(".new")

@@ -61,6 +61,10 @@ class Plan:
         """One folder per start from scratch: a fresh start can never meet an older one's checkpoints."""
         return f"checkpoints/{self.run}/{self.stamp}/"
 
+    def scheduled(self, name: str, stamp: str, channels: tuple[Channel, ...]) -> Plan:
+        """The same plan as a schedule sends it: named by each execution, its data where it is published."""
+        return dataclasses.replace(self, run=_check_run_name(name), stamp=stamp, channels=channels, checkpoints="")
+
     @property
     def is_distributed(self) -> bool:
         return self.gpus * self.recipe.compute.count > 1
@@ -169,6 +173,15 @@ def _check_run_name(name: str) -> str:
     return name
 
 
+def recipe_key(recipe: Recipe) -> str:
+    """The recipe's name as a part of S3 keys: what its schedules, publications and champions share."""
+    return make_key(recipe.name)
+
+
+def make_key(name: str) -> str:
+    return _as_run_name(name)
+
+
 def _as_run_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:RUN_NAME_LIMIT].strip("-") or "my-run"
 
@@ -233,6 +246,7 @@ def _job_config(recipe: Recipe, channels: tuple[Channel, ...], bundle: Bundle, g
         recipe_digest=recipe_digest(recipe),
         data_digest=data_digest(channels),
         source_digest=bundle.digest[:16],
+        start_digest=",".join(f"{item.name}:{item.digest[:16]}" for item in channels if item.name not in CHANNELS),
         git_revision=find_git_revision(recipe.folder),
     )
 
@@ -258,7 +272,7 @@ def recipe_digest(recipe: Recipe) -> str:
     shaping = {
         name: value
         for name, value in dataclasses.asdict(recipe.config).items()
-        if sft.section_of(name)[0] not in ("job", "secrets")
+        if sft.section_of(name)[0] not in sft.NOT_SHAPING
     }
     shaping["image"] = recipe.image.uri or recipe.image.version
     shaping["model_s3"] = recipe.model.s3

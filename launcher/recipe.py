@@ -28,6 +28,7 @@ from launcher.recipe_sections import (
     ImageChoice,
     ModelSource,
     Output,
+    Schedule,
 )
 from launcher.recipe_values import Given, convert, convert_plain, format_value, recipe_words
 from launcher.tables import html_table
@@ -65,6 +66,7 @@ class Recipe:
     image: ImageChoice = field(default_factory=ImageChoice)
     output: Output = field(default_factory=Output)
     code: Code = field(default_factory=Code)
+    schedule: Schedule = field(default_factory=Schedule)
     origins: Mapping[str, str] = field(default_factory=dict)
 
     def value(self, key: str) -> Any:

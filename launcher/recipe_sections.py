@@ -12,7 +12,7 @@ from launcher import images
 from launcher.data.settings import Filter, Prepare, Source
 
 Place = Literal["aws", "local"]
-SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code", "secrets")
+SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code", "schedule", "secrets")
 
 
 def _duration(text: str) -> int:
@@ -26,6 +26,13 @@ def _duration(text: str) -> int:
 def _names(text: str) -> tuple[str, ...]:
     """ "a,b" -> ("a", "b"), as a flag gives several."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _dollars(text: str) -> float:
+    """ "5", "2.50" or "$5" -> dollars."""
+    if not re.fullmatch(r"\$?\d+(\.\d+)?", text.strip()):
+        raise ValueError("use a number of dollars, such as 5 or 2.50")
+    return float(text.strip().removeprefix("$"))
 
 
 def _key(name: str, default: Any) -> Any:
@@ -77,6 +84,8 @@ class Compute:
     security_groups: tuple[str, ...] = _list("security_groups")
     encrypt_traffic: bool = False
     network_isolation: bool = False
+    max_cost: float = field(default=0.0, metadata={"parse": _dollars})
+    confirm_above: float = field(default=10.0, metadata={"parse": _dollars})
     signal_shim: bool = True
 
     @property
@@ -103,6 +112,13 @@ class Code:
     files: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """What concerns a schedule and not the jobs it starts."""
+
+    when_busy: Literal["refuse", "queue"] = "refuse"
+
+
 OWNERS: dict[str, Any] = {
     "model": ModelSource,
     "data": Data,
@@ -111,6 +127,7 @@ OWNERS: dict[str, Any] = {
     "image": ImageChoice,
     "output": Output,
     "code": Code,
+    "schedule": Schedule,
 }
 
 

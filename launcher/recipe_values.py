@@ -79,6 +79,8 @@ def convert_plain(key: str, item: Given, wanted: Any) -> Any:
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             return tuple(value)
         raise RecipeError(f"{item.origin}: {key} must be a list of strings.")
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be of type {wanted.__name__}.")
     return value

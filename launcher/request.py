@@ -12,6 +12,7 @@ from launcher import images
 from launcher.compute import volume_key
 from launcher.data.channels import Channel
 from launcher.plan import Plan, wait_s
+from launcher.recipe import Recipe
 from launcher.signal_shim import ENTRYPOINT
 
 ENTRY_POINT = "train.py"
@@ -99,7 +100,11 @@ def s3_uri(plan: Plan, site: Site, key: str) -> str:
 
 
 def full_key(plan: Plan, key: str) -> str:
-    prefix = plan.recipe.output.prefix.strip("/")
+    return key_of(plan.recipe, key)
+
+
+def key_of(recipe: Recipe, key: str) -> str:
+    prefix = recipe.output.prefix.strip("/")
     return f"{prefix}/{key}" if prefix else key
 
 
@@ -130,15 +135,15 @@ def _algorithm(plan: Plan, site: Site) -> dict[str, Any]:
 
 
 def _channel(channel: Channel, plan: Plan, site: Site) -> dict[str, Any]:
-    return _s3_channel(channel.name, channel_uri(channel, plan, site))
+    return _s3_channel(channel.name, channel_uri(channel, plan, site), is_manifest=channel.is_manifest)
 
 
-def _s3_channel(name: str, uri: str) -> dict[str, Any]:
+def _s3_channel(name: str, uri: str, *, is_manifest: bool = False) -> dict[str, Any]:
     return {
         "ChannelName": name,
         "DataSource": {
             "S3DataSource": {
-                "S3DataType": "S3Prefix",
+                "S3DataType": "ManifestFile" if is_manifest else "S3Prefix",
                 "S3Uri": uri,
                 "S3DataDistributionType": "FullyReplicated",
             }

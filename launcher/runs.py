@@ -62,11 +62,8 @@ def _stopped_itself(session: Session, previous: Previous) -> bool:
     """Whether a completed job ended before its last step, as it does shortly before its time limit."""
     if previous.status is not Status.COMPLETED or not previous.checkpoints:
         return False
-    bucket, key = s3.split_uri(previous.checkpoints.rstrip("/") + "/outcome.json")
-    if s3.find_object(session, bucket, key) is None:
-        return False
-    content, _ = s3.get_bytes(session, bucket, key)
-    return bool(json.loads(content)["outcome"] == "stopped")
+    note = jobs.find_note(session, previous.checkpoints, "outcome.json")
+    return bool(note and note["outcome"] == "stopped")
 
 
 def _make_previous(description: dict[str, Any]) -> Previous:

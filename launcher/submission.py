@@ -55,11 +55,13 @@ def upload(plan: Plan, site: Site, session: Session, say: Say = silent, track: T
     if s3.find_object(session, site.bucket, key) is None:
         s3.put_bytes(session, plan.bundle.content, site.bucket, key)
         sent += len(plan.bundle.content)
-    for channel in plan.channels:
-        for item in channel.uploads:
-            sent += _upload_item(plan, site, session, channel, item, track)
+    sent += sum(upload_channel(channel, plan, site, session, track) for channel in plan.channels)
     say(f"uploaded {sent:,} bytes" if sent else "uploaded 0 bytes: the data and the code are there already")
     return sent
+
+
+def upload_channel(channel: Channel, plan: Plan, site: Site, session: Session, track: Track = untracked) -> int:
+    return sum(_upload_item(plan, site, session, channel, item, track) for item in channel.uploads)
 
 
 def _upload_item(plan: Plan, site: Site, session: Session, channel: Channel, item: Upload, track: Track) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 UNFINISHED = ".unfinished"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-RESULTS = ("metrics.json", "evaluation.json", "manifest.json")
+RESULTS = ("metrics.json", "evaluation.json", "verdict.json", "manifest.json")
 
 
 def save_artifact(output: Path, model: Any, tokenizer: Any, stand_in: Path | None, adapter_folder: str = "") -> None:

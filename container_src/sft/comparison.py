@@ -1,4 +1,4 @@
-"""Base against tuned on the same rows: how sure the difference is, and a sentence that says so. Pure."""
+"""Two models on the same rows, as base against tuned: how sure the difference is, and a sentence that says so. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ LEAST_ROWS = 5
 MANY_ROWS = 30
 
 
-def compare(base: RowScores, tuned: RowScores, channel: str, seed: int) -> dict[str, Any]:
+def compare(
+    base: RowScores, tuned: RowScores, channel: str, seed: int, names: tuple[str, str] = ("base", "tuned")
+) -> dict[str, Any]:
     """The content of evaluation.json. Rows are resampled, since tokens of a row are not independent; and in pairs."""
     import numpy as np
 
@@ -35,14 +37,14 @@ def compare(base: RowScores, tuned: RowScores, channel: str, seed: int) -> dict[
         "verdict": verdict,
         "sentence": "",
         **{
-            who: {name: with_interval(f"{who}_{name}") for name in ("loss", "perplexity", "token_accuracy")}
-            for who in ("base", "tuned")
+            name: {what: with_interval(f"{who}_{what}") for what in ("loss", "perplexity", "token_accuracy")}
+            for name, who in zip(names, ("base", "tuned"), strict=True)
         },
         "difference": {name: with_interval(f"{name}_difference") for name in ("loss", "token_accuracy")},
         "method": f"percentile intervals at {CONFIDENCE:.0%} of {RESAMPLES} bootstrap resamples of rows, in pairs, "
         f"seed {seed}; loss, perplexity and accuracy are over trained tokens",
     }
-    return {**found, "sentence": _sentence(found)}
+    return {**found, "sentence": _sentence(found, names)}
 
 
 def _resample(sums: Any, seed: int) -> Any:
@@ -88,11 +90,12 @@ def _judge(rows: int, interval: tuple[float, float]) -> str:
     return "worse" if low > 0 else "no detectable change"
 
 
-def _sentence(found: dict[str, Any]) -> str:
-    base, tuned, difference = found["base"], found["tuned"], found["difference"]["loss"]
+def _sentence(found: dict[str, Any], names: tuple[str, str]) -> str:
+    base, tuned, difference = found[names[0]], found[names[1]], found["difference"]["loss"]
+    doer = "Tuning" if names[1] == "tuned" else f"The {names[1]}"
     opening = {
-        "better": "Tuning lowered the loss",
-        "worse": "Tuning raised the loss",
+        "better": f"{doer} lowered the loss",
+        "worse": f"{doer} raised the loss",
         "no detectable change": "No detectable change of the loss",
         "too few rows": "Too few rows to tell; the loss went",
     }[found["verdict"]]

@@ -53,6 +53,8 @@ class TrainConfig:
     test_data_path: str = _in("job", f"{CHANNEL_ROOT}/test", "folder or file of rows for the final evaluation")
     adapter_path: str = _in("job", f"{CHANNEL_ROOT}/adapter", "adapter to continue from, if the folder exists")
     base_model_path: str = _in("job", f"{CHANNEL_ROOT}/model", "base model from a channel, if the folder exists")
+    publication_path: str = _in("job", f"{CHANNEL_ROOT}/publication", "which publication the rows are, if it exists")
+    champion_path: str = _in("job", f"{CHANNEL_ROOT}/champion", "the recipe's champion, if the folder exists")
     max_length: int = _in("data", 1024, "tokens a row may have; longer rows are cut and counted")
     loss_on: Literal["auto", "all", "completion"] = _in(
         "data", "auto", "tokens that are trained; auto is completion where a row has one, else all of the text"
@@ -109,6 +111,14 @@ class TrainConfig:
         key="hf_token",
     )
     adapter_folder: str = _in("output", "", "folder of the artifact that holds the adapter a second time")
+    # schedule
+    promote: Literal["by-hand", "if-better"] = _in(
+        "schedule", "by-hand", "if-better: a scheduled job makes its own adapter the champion when it is better"
+    )
+    guards: str = _in(
+        "schedule", "token_accuracy,base_loss", "comma-separated measures that must not get worse, or none"
+    )
+    notify_topic: str = _in("schedule", "", "SNS topic that a scheduled job tells its verdict")
     # set by the launcher for each job
     output_dir: str = _in("job", "/opt/ml/model", "where the adapter goes")
     checkpoint_dir: str = _in("job", "/opt/ml/checkpoints", "where checkpoints go")
@@ -117,6 +127,7 @@ class TrainConfig:
     recipe_digest: str = _in("job", "", "digest of everything in the recipe that changes the result")
     data_digest: str = _in("job", "", "digest of all channels together")
     source_digest: str = _in("job", "", "digest of the bundle")
+    start_digest: str = _in("job", "", "digests of the channels that training starts from: model, adapter")
     git_revision: str = _in("job", "", "revision of the checkout that submitted")
 
     def __post_init__(self) -> None:
@@ -149,10 +160,16 @@ class TrainConfig:
             )
         if not self.target_modules:
             raise ConfigError("lora_target_modules is empty; name at least one module, such as q_proj")
+        if unknown := set(self.guarded) - set(GUARDS):
+            raise ConfigError(f"guards names {', '.join(sorted(unknown))}; use {', '.join(GUARDS)}, or none")
 
     @property
     def target_modules(self) -> list[str]:
         return [name.strip() for name in self.lora_target_modules.split(",") if name.strip()]
+
+    @property
+    def guarded(self) -> list[str]:
+        return [name.strip() for name in self.guards.split(",") if name.strip() not in ("", "none")]
 
     @property
     def effective_batch_size(self) -> int:
@@ -160,6 +177,9 @@ class TrainConfig:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
 
+GUARDS = ("token_accuracy", "base_loss")
+# Sections that say where a job runs and what becomes of its adapter, not what is trained.
+NOT_SHAPING = ("job", "schedule", "secrets")
 POSITIVE = (
     "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps",

@@ -12,6 +12,8 @@ from typing import Any
 from .arguments import choose_optimizer
 from .artifact import save_artifact, write_results
 from .batches import Padding
+from .challenge import Evaluated, challenge, end_unchanged, reuse_stand_in
+from .champion import read_champion
 from .checkpoint import clean_staging, find_newest
 from .comparison import compare
 from .config import TrainConfig
@@ -22,6 +24,7 @@ from .log import is_first_process, say, warn
 from .manifest import describe_end, device_name, make_manifest, make_origin, peak_memory_gib
 from .model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
 from .paths import resolve_paths
+from .publication import check_publication
 from .stand_in import make_stand_in
 from .steps import make_schedule
 from .stop import Stopping
@@ -40,8 +43,12 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     train_rows = load_rows(paths.train)
     eval_rows = load_rows(paths.eval) if paths.eval else []
     test_rows = load_rows(paths.test) if paths.test else []
-    origin = make_origin(config, train_rows)
+    publication = check_publication(paths)
+    champion = read_champion(paths.champion)
+    origin = make_origin(config, train_rows, publication.get("data_digest", ""))
     say(f"Rows: {len(train_rows)} train, {len(eval_rows)} eval, {len(test_rows)} test.")
+    if end_unchanged(champion, origin, config, paths, publication):
+        return
 
     # the newest whole checkpoint of this recipe and data, if the run has one
     if is_first_process():
@@ -61,7 +68,8 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     base = find_base(config, paths)
     stand_in = tempfile.TemporaryDirectory(prefix="stand-in-") if config.smoke else None
     if stand_in is not None:
-        base = make_stand_in(base, config, train_rows, Path(stand_in.name))
+        folder = Path(stand_in.name)
+        base = reuse_stand_in(champion, config, folder) or make_stand_in(base, config, train_rows, folder)
         say(
             f"Stand-in: a small random model of the family of {config.model_name_or_path}. "
             "Its adapter is of no use elsewhere."
@@ -103,7 +111,11 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     early = trainer.after_step.early_stop
     manifest = make_manifest(config, origin, base, model, schedule)
     manifest |= describe_end(done, kept, schedule.total, early, stopping.reason)
-    manifest |= {"arithmetic": str(dtype).removeprefix("torch."), "optimizer": choose_optimizer(config)}
+    manifest |= {
+        "publication": publication.get("id", ""),
+        "arithmetic": str(dtype).removeprefix("torch."),
+        "optimizer": choose_optimizer(config),
+    }
     manifest["health"] = [note.text for note in find_notes(history)]
     metrics = {
         "steps": done,
@@ -123,21 +135,23 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
 
     # base against tuned, on rows that no step has seen
     evaluated = time.monotonic()
-    comparison: dict[str, Any] = {}
+    channel, rows = ("test", test) if test else ("eval", evaluation)
+    final = Evaluated({}, channel, rows)
     if manifest["outcome"] == "completed":
-        channel, rows = ("test", test) if test else ("eval", evaluation)
-        comparison = compare_with_base(trainer, channel, rows, kept, config)
+        final = compare_with_base(trainer, channel, rows, kept, config)
     elif test or evaluation:
         say("No final evaluation: a job that was asked to stop has no time for it.")
     metrics |= {
-        **_final_numbers(comparison),
+        **_final_numbers(final.comparison),
         "peak_memory_gib": round(peak_memory_gib(), 3),
         "seconds_evaluating": round(time.monotonic() - evaluated, 2),
         "seconds": round(time.monotonic() - started, 2),
     }
     if is_first_process():
-        write_results(paths.output, metrics, manifest, comparison)
+        write_results(paths.output, metrics, manifest, final.comparison)
         _say_outcome(manifest, metrics, paths.output)
+    if champion is not None:
+        challenge(trainer, champion, final, config, paths, manifest, os.environ)
     if stand_in is not None:
         stand_in.cleanup()
 
@@ -161,15 +175,13 @@ def encode_rows(channel: str, rows: list[Row], tokenizer: Any, config: TrainConf
     return encoded
 
 
-def compare_with_base(
-    trainer: Any, channel: str, rows: list[Encoded], kept: int, config: TrainConfig
-) -> dict[str, Any]:
+def compare_with_base(trainer: Any, channel: str, rows: list[Encoded], kept: int, config: TrainConfig) -> Evaluated:
     """Loss, perplexity and accuracy with the adapter on and off, and what may be said about the difference."""
     if not rows:
-        return {}
+        return Evaluated({}, channel, rows)
     if config.lora_bias != "none":
         say("No comparison with the base: with trained biases, switching the adapter off does not give it back.")
-        return {}
+        return Evaluated({}, channel, rows)
     model = trainer.accelerator.unwrap_model(trainer.model)
     step, latest = trainer.latest
     tuned = latest if channel == "eval" and step == kept and latest is not None else trainer.score(rows)
@@ -177,7 +189,7 @@ def compare_with_base(
         base = trainer.score(rows)
     comparison = compare(base, tuned, channel, config.seed)
     say(f"Evaluation: {comparison['sentence']}")
-    return comparison
+    return Evaluated(comparison, channel, rows, base, tuned)
 
 
 def _final_numbers(comparison: dict[str, Any]) -> dict[str, Any]:

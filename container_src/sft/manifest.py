@@ -11,23 +11,24 @@ import sys
 from typing import Any
 
 from .checkpoint import Origin
-from .config import TrainConfig, section_of
+from .config import NOT_SHAPING, TrainConfig, section_of
 from .data import Row
 from .environment import library_versions
 from .model import Base, describe_quantisation
 from .steps import Schedule
 
 
-def make_origin(config: TrainConfig, rows: list[Row]) -> Origin:
-    """The digests that the launcher sent, or, for a job started by hand, ones made here."""
+def make_origin(config: TrainConfig, rows: list[Row], published: str = "") -> Origin:
+    """The digests that the launcher sent, or, for a job started by hand, ones made here. A scheduled job's request is
+    frozen, so the digest of its data comes with the data."""
     settings = {
         item.name: getattr(config, item.name)
         for item in dataclasses.fields(config)
-        if section_of(item.name)[0] != "job"
+        if section_of(item.name)[0] not in NOT_SHAPING
     }
     return Origin(
         recipe_digest=config.recipe_digest or _digest(settings),
-        data_digest=config.data_digest or _digest([row.fields for row in rows]),
+        data_digest=published or config.data_digest or _digest([row.fields for row in rows]),
     )
 
 
@@ -62,6 +63,7 @@ def make_manifest(
         "recipe_digest": origin.recipe_digest,
         "data_digest": origin.data_digest,
         "source_digest": config.source_digest,
+        "start_digest": config.start_digest,
         "git_revision": config.git_revision,
         "config": dataclasses.asdict(config),
     }

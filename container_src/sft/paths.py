@@ -22,6 +22,8 @@ class Paths:
     test: Path | None
     adapter: Path | None
     base_model: Path | None
+    publication: Path | None
+    champion: Path | None
     output: Path
     checkpoints: Path
 
@@ -61,6 +63,8 @@ def resolve_paths(config: TrainConfig, environ: Mapping[str, str]) -> Paths:
         test=channel("test_data_path", "SM_CHANNEL_TEST"),
         adapter=channel("adapter_path", "SM_CHANNEL_ADAPTER"),
         base_model=channel("base_model_path", "SM_CHANNEL_MODEL"),
+        publication=channel("publication_path", "SM_CHANNEL_PUBLICATION"),
+        champion=channel("champion_path", "SM_CHANNEL_CHAMPION"),
         output=_resolve(config, "output_dir", environ, "SM_MODEL_DIR"),
         checkpoints=_resolve(config, "checkpoint_dir", environ, ""),
     )

@@ -23,6 +23,14 @@ class Explanation:
 TABLE = (
     # limits and names
     Explanation(
+        "InvalidSignatureException|SignatureDoesNotMatch|AuthFailure", "[Ss]ignature expired|not yet current",
+        CredentialsError, "This machine's clock is wrong: set it (`timedatectl set-ntp true`) and try again.",
+    ),
+    Explanation(
+        "ResourceNotFoundException", "[Ss]chedule ?[Gg]roup", SiteError,
+        "`launcher bootstrap --schedules` makes the group that schedules live in.",
+    ),
+    Explanation(
         "ResourceLimitExceeded", "", CloudError,
         "Ask for the quota it names in the Service Quotas console (it takes hours to days), or use another --instance.",
     ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+from launcher.aws import s3
 from launcher.aws.errors import explained
 from launcher.aws.session import Session
 
@@ -36,3 +38,14 @@ def iter_jobs(session: Session, contains: str = "", page_size: int = 100) -> Ite
         pages = session.client("sagemaker").get_paginator("list_training_jobs")
         for page in pages.paginate(**words, PaginationConfig={"PageSize": page_size}):
             yield from page["TrainingJobSummaries"]
+
+
+def find_note(session: Session, checkpoints: str, name: str) -> dict[str, Any] | None:
+    """What a job wrote beside its checkpoints: how it ended (outcome.json), what the gate said (verdict.json)."""
+    if not checkpoints:
+        return None
+    bucket, key = s3.split_uri(f"{checkpoints.rstrip('/')}/{name}")
+    if s3.find_object(session, bucket, key) is None:
+        return None
+    note: dict[str, Any] = json.loads(s3.get_bytes(session, bucket, key)[0])
+    return note

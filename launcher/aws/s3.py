@@ -28,6 +28,12 @@ def split_uri(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+def check_bucket(session: Session, bucket: str) -> None:
+    """Raise unless it is there and may be used."""
+    with explained(f"looking for the bucket {bucket}"):
+        session.client("s3").head_bucket(Bucket=bucket)
+
+
 def find_object(session: Session, bucket: str, key: str) -> ObjectInfo | None:
     from botocore.exceptions import ClientError
 

@@ -7,7 +7,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 
-from launcher.cli import checking, data, jobs, local, recipes
+from launcher.cli import champions, checking, data, jobs, local, recipes, schedules
 from launcher.cli.following import INTERRUPTED
 from launcher.errors import InputError, LauncherError
 
@@ -59,5 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     data.add_verbs(verbs)
     checking.add_verbs(verbs)
     jobs.add_verbs(verbs)
+    schedules.add_verbs(verbs)
+    champions.add_verbs(verbs)
     local.add_verbs(verbs)
     return parser

@@ -33,11 +33,11 @@ def add_verbs(verbs: Any) -> None:
         add_json(parser)
     listing = add_verb(verbs, "list", run_list, "list jobs, the newest first", "list")
     listing.add_argument("--at", choices=("aws", "local"), help="only this place")
-    listing.add_argument("--limit", type=_positive, default=50, metavar="N")
+    listing.add_argument("--limit", type=positive, default=50, metavar="N")
     add_json(listing)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return int(text)

@@ -25,6 +25,7 @@ RECIPE_FLAGS = {
     "max_wait": "compute.max_wait",
     "spot": "compute.spot",
     "keep_alive": "compute.keep_alive",
+    "max_cost": "compute.max_cost",
 }
 PATH_FLAGS = {"train", "eval", "test"}
 
@@ -33,7 +34,7 @@ def add_verbs(verbs: Any) -> None:
     submit = add_verb(
         verbs, "submit", run_submit, "check, upload, start a job and follow it", "submit --instance local"
     )
-    _add_recipe_flags(submit)
+    add_recipe_flags(submit)
     submit.add_argument(
         "--fresh", action="store_true", help="start again, though the run has a checkpoint or is finished"
     )
@@ -44,7 +45,7 @@ def add_verbs(verbs: Any) -> None:
     plan = add_verb(
         verbs, "plan", run_plan, "show what a submit would do; nothing is sent", "plan my.toml --instance ml.g5.xlarge"
     )
-    _add_recipe_flags(plan)
+    add_recipe_flags(plan)
     plan.add_argument("--json", action="store_true", help="print the exact CreateTrainingJob request")
 
     recipe = verbs.add_parser("recipe", help="show or list recipes").add_subparsers(metavar="VERB", required=True)
@@ -55,13 +56,13 @@ def add_verbs(verbs: Any) -> None:
         "print the merged recipe and where each value came from",
         "recipe show > recipe.toml",
     )
-    _add_recipe_flags(show)
+    add_recipe_flags(show)
     add_json(show)
     listing = add_verb(recipe, "list", run_recipe_list, "list the shipped recipes", "recipe list")
     add_json(listing)
 
 
-def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "recipe", nargs="?", help="a TOML file or a shipped recipe (default: recipe.toml here, else the shipped one)"
     )
@@ -76,6 +77,7 @@ def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spot", action="store_true", default=None, help="on spot capacity")
     parser.add_argument("--max-runtime", metavar="TIME", help="end the job after this, such as 90m or 4h")
     parser.add_argument("--max-wait", metavar="TIME", help="for spot: end it after this, waiting included")
+    parser.add_argument("--max-cost", metavar="DOLLARS", help="lower the time limit so that the job cannot cost more")
     parser.add_argument(
         "--keep-alive", metavar="TIME", help="keep the instances for the next job, such as 20m; they are billed"
     )

@@ -25,7 +25,8 @@ class Upload:
 
 @dataclass(frozen=True)
 class Channel:
-    """`rows` is 0 for a channel that is not made of rows; `s3_uri` is set when the data already lies in S3."""
+    """`rows` is 0 for a channel that is not made of rows; `s3_uri` is set when the data already lies in S3, and then
+    `is_manifest` says that a list of objects lies there."""
 
     name: str
     digest: str
@@ -33,6 +34,7 @@ class Channel:
     rows: int = 0
     shape: str = ""
     s3_uri: str = ""
+    is_manifest: bool = False
 
     @property
     def bytes(self) -> int:

@@ -29,6 +29,8 @@ def client_error(code: str, message: str = "") -> ClientError:
 @pytest.mark.parametrize(
     ("foreign", "ours", "exit_code"),
     [
+        (client_error("InvalidSignatureException", "Signature expired: 20260101 is now earlier"), CredentialsError, 3),
+        (client_error("ResourceNotFoundException", "Schedule group launcher does not exist."), SiteError, 3),
         (client_error("ResourceLimitExceeded", "ml.g5.xlarge for training job usage"), CloudError, 3),
         (client_error("ResourceInUse", "exists"), RunError, 2),
         (client_error("ValidationException", "Requested resource not found."), UnknownJob, 2),

@@ -1,0 +1,205 @@
+"""A recipe's champion: the adapter to beat, behind one pointer in S3 that moves by a conditional put.
+
+The pointer is a channel's manifest, champions/<recipe>/champion.manifest: [{"prefix": "s3://.../<job>/"}, names...].
+Moving it is one put on the condition that it is still the one that was weighed against, so that of two jobs that finish
+together exactly one wins. A channel needs objects, so before the first champion it names a placeholder. Stdlib only but
+for boto3, which a job imports when it promotes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Origin
+from .config import TrainConfig
+from .failure import JobError
+
+RECORD = "champion.json"
+POINTER = "champion.manifest"
+PLACEHOLDER = "none"
+VERDICT = "verdict.json"
+# What must be equal for a training to be the same again, and for two adapters to fit one base.
+SAME_TRAINING = ("recipe_digest", "data_digest", "source_digest", "start_digest")
+SAME_BASE = ("model", "revision", "smoke", "base_digest")
+REFUSED_CONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+
+
+class ChampionError(JobError):
+    """A champion that cannot be read or used."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """As a job mounts it; the placeholder has no job."""
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def job(self) -> str:
+        return str(self.record["job"])
+
+
+@dataclass(frozen=True)
+class Move:
+    """What became of a promotion: `lost` names who was there first, `problem` why it could not be tried."""
+
+    promoted: bool = False
+    lost: str = ""
+    problem: str = ""
+
+
+def read_champion(folder: Path | None) -> Champion | None:
+    """None for a job that takes no part in the gate."""
+    if folder is None:
+        return None
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record["job"], record["prefix"], record["pointer"]  # noqa: B018 - a record without them is none
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ChampionError(
+            f"The champion's {RECORD} cannot be read ({error!r}). `launcher champion show` names what is missing, "
+            "`launcher champion rollback` goes back to the one before."
+        ) from error
+    return Champion(folder, record)
+
+
+def make_placeholder(prefix: str, pointer: str) -> dict[str, Any]:
+    return {"job": "", "prefix": prefix, "pointer": pointer, "previous": ""}
+
+
+def make_record(
+    job: str,
+    prefix: str,
+    pointer: str,
+    previous: str,
+    manifest: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    by: str,
+) -> dict[str, Any]:
+    """champion.json, from what the job left."""
+    config = manifest["config"]
+    return {
+        "job": job,
+        "prefix": prefix,
+        "pointer": pointer,
+        "previous": previous,
+        "promoted": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": by,
+        **{name: manifest[name] for name in ("recipe_name", *SAME_TRAINING)},
+        **describe_base(config),
+        "evaluation": {name: evaluation[name] for name in ("evaluated_on", "rows", "verdict", "sentence", "tuned")},
+    }
+
+
+def describe_base(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapter fits on; a base from a channel is known by its digest."""
+    digests = dict(part.split(":", 1) for part in str(config["start_digest"]).split(",") if ":" in part)
+    return {
+        "model": config["model_name_or_path"],
+        "revision": config["model_revision"],
+        "smoke": config["smoke"],
+        "base_digest": digests.get("model", ""),
+    }
+
+
+def is_same_training(champion: Champion, origin: Origin, config: TrainConfig) -> bool:
+    now = {
+        "recipe_digest": origin.recipe_digest,
+        "data_digest": origin.data_digest,
+        "source_digest": config.source_digest,
+        "start_digest": config.start_digest,
+    }
+    return bool(champion.job) and all(champion.record[name] == now[name] for name in SAME_TRAINING)
+
+
+def find_other_base(champion: Champion, config: Mapping[str, Any]) -> str:
+    """Why the champion's adapter cannot be weighed here, or ""."""
+    mine = describe_base(config)
+    if not champion.job or all(champion.record[name] == mine[name] for name in SAME_BASE):
+        return ""
+    return (
+        f"the champion {champion.job} was trained on another base ({champion.record['model']}); give the recipe "
+        "another name to begin a line of champions of its own"
+    )
+
+
+def make_pointer(prefix: str, names: list[str]) -> bytes:
+    return json.dumps([{"prefix": prefix}, RECORD, *sorted(set(names) - {RECORD})], indent=1).encode()
+
+
+def read_prefix(pointer: bytes) -> str:
+    return str(json.loads(pointer)[0]["prefix"])
+
+
+def make_move(before: str, after: str, by: str, why: str) -> tuple[str, bytes]:
+    """The name and content of one line of the champions' history."""
+    now = datetime.now(UTC)
+    move = {"time": now.isoformat(timespec="seconds"), "from": before, "to": after, "by": by, "why": why}
+    return f"moves/{now:%Y%m%dT%H%M%S%fZ}-{after or PLACEHOLDER}.json", json.dumps(move).encode()
+
+
+def job_in(prefix: str) -> str:
+    """The job whose folder this is."""
+    name = prefix.rstrip("/").rpartition("/")[2]
+    return "" if name == PLACEHOLDER else name
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def promote(champion: Champion, job: str, output: Path, record: dict[str, Any], why: str, region: str) -> Move:
+    """Put the adapter where the pointer can name it, then move the pointer, if it is still the one weighed against."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return _promote(_client("s3", region), champion, job, output, record, why)
+    except (BotoCoreError, ClientError) as error:
+        code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+        if code in REFUSED_CONDITION:
+            return Move(lost="another job, in the same moment")
+        return Move(problem=f"{error}. `launcher champion promote {job}` does it by hand")
+
+
+def _promote(s3: Any, champion: Champion, job: str, output: Path, record: dict[str, Any], why: str) -> Move:
+    bucket, key = split_uri(str(champion.record["pointer"]))
+    answer = s3.get_object(Bucket=bucket, Key=key)
+    held = read_prefix(answer["Body"].read())
+    if held != champion.record["prefix"]:
+        return Move(lost=job_in(held) or "a rollback")
+    _, folder = split_uri(record["prefix"])
+    names = [path.relative_to(output).as_posix() for path in sorted(output.rglob("*")) if path.is_file()]
+    for name in names:
+        s3.upload_file(str(output / name), bucket, folder + name)
+    s3.put_object(Bucket=bucket, Key=folder + RECORD, Body=json.dumps(record, indent=1).encode())
+    s3.put_object(Bucket=bucket, Key=key, Body=make_pointer(record["prefix"], names), IfMatch=answer["ETag"])
+    name, content = make_move(champion.job, job, "the job", why)
+    s3.put_object(Bucket=bucket, Key=f"{key.removesuffix(POINTER)}{name}", Body=content)
+    return Move(promoted=True)
+
+
+def _client(service: str, region: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    # in a subnet without a way out nothing answers, and a GPU is billed while boto3 waits
+    patience = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "max_attempts": 3})
+    return boto3.client(service, region_name=region or None, config=patience)
+
+
+def tell(topic: str, subject: str, message: str) -> str:
+    """Publish a notice; returns why it could not be, or ""."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        _client("sns", topic.split(":")[3]).publish(TopicArn=topic, Subject=subject[:100], Message=message)
+    except (BotoCoreError, ClientError, IndexError) as error:
+        return str(error)
+    return ""

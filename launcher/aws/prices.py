@@ -1,0 +1,136 @@
+"""What an instance costs: from AWS's Price List where it can be asked, else from the dated table; it always says which."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from launcher.aws.errors import explained
+from launcher.aws.quick import Task, make_quick_client
+from launcher.aws.session import Session, find_region
+from launcher.errors import CloudError, LauncherError
+from launcher.estimate import Price
+from launcher.home import state_home
+from launcher.price_table import REGION, USD_PER_HOUR
+
+PRICE_LIST_REGION = "us-east-1"  # the Price List API has few homes, and this one knows every region of the partition
+DEADLINE_S = 2.0
+CACHE_LIFE = timedelta(days=1)
+OTHER_PARTITIONS = ("cn-", "us-iso", "us-gov-")  # their price lists lie elsewhere, or in another currency
+
+
+def fetch_price(client: Any, instance: str, region: str) -> float:
+    """Dollars an hour on demand; raises CloudError unless the list holds exactly one price."""
+    filters = {"regionCode": region, "component": "Training", "instanceName": instance}
+    with explained(f"asking for the price of {instance}"):
+        answer = client.get_products(
+            ServiceCode="AmazonSageMaker",
+            Filters=[{"Type": "TERM_MATCH", "Field": key, "Value": value} for key, value in filters.items()],
+            FormatVersion="aws_v1",
+            MaxResults=100,
+        )
+    prices = {price for product in answer["PriceList"] for price in _hourly_prices(product)}
+    if len(prices) != 1:
+        found = "no price" if not prices else f"{len(prices)} prices ({', '.join(map(str, sorted(prices)))})"
+        raise CloudError(f"The Price List has {found} for {instance} in {region}.")
+    return prices.pop()
+
+
+def _hourly_prices(product: str) -> list[float]:
+    """The dollars that are not zero among a product's terms on demand."""
+    try:
+        terms = json.loads(product)["terms"]["OnDemand"].values()
+        dimensions = [dimension for term in terms for dimension in term["priceDimensions"].values()]
+        dollars = [float(dimension["pricePerUnit"]["USD"]) for dimension in dimensions]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [price for price in dollars if price > 0]
+
+
+def start_pricing(instance: str, region: str = "") -> Callable[[], Price | None]:
+    """Look a price up beside other work; the call returned waits for it, within a hard limit. None: nobody knows it."""
+    wanted = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
+    if cached := load_cached(instance, wanted):
+        return lambda: cached
+    task = Task(lambda: _look_up(instance, region))
+
+    def wait() -> Price | None:
+        try:
+            found: Price | None = task.result(DEADLINE_S)
+        except (LauncherError, TimeoutError):
+            found = None
+        return found or table_price(instance, wanted)
+
+    return wait
+
+
+def _look_up(instance: str, region: str) -> Price | None:
+    """None where nobody is signed in, so that nobody waits for a refusal."""
+    region = region or find_region() or REGION
+    session = Session("aws", PRICE_LIST_REGION, os.environ.get("AWS_ENDPOINT_URL", ""))
+    if region.startswith(OTHER_PARTITIONS):
+        return table_price(instance, region)
+    if cached := load_cached(instance, region):
+        return cached
+    with explained("looking for credentials"):
+        signed_in = session.botocore.get_credentials() is not None
+    if not signed_in:
+        return table_price(instance, region)
+    return find_price(make_quick_client(session, "pricing"), instance, region)
+
+
+def find_price(client: Any, instance: str, region: str) -> Price | None:
+    """Live, and kept for a day; else from the table."""
+    try:
+        dollars = fetch_price(client, instance, region)
+    except CloudError as error:
+        return table_price(instance, region, f", since {_first_words(error)}")
+    _keep(instance, region, dollars)
+    return _live(dollars, region, "today")
+
+
+def _first_words(error: CloudError) -> str:
+    return error.message.rstrip(".")[:120]
+
+
+def _live(dollars: float, region: str, when: str) -> Price:
+    return Price(dollars, f"AWS's price list for {region}, {when}")
+
+
+def table_price(instance: str, region: str, why: str = "") -> Price | None:
+    if instance not in USD_PER_HOUR:
+        return None
+    dollars, seen = USD_PER_HOUR[instance]
+    elsewhere = f"; {region} may differ" if region and region != REGION else ""
+    return Price(dollars, f"list price in {REGION} from {seen}{elsewhere}{why}")
+
+
+def load_cached(instance: str, region: str) -> Price | None:
+    try:
+        entry = json.loads(_cache().read_text(encoding="utf-8"))[f"{region}/{instance}"]
+        dollars, fetched = float(entry["usd_per_hour"]), datetime.fromisoformat(entry["fetched"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    age = datetime.now(UTC) - fetched
+    return _live(dollars, region, f"{fetched:%Y-%m-%d}") if timedelta(0) <= age < CACHE_LIFE else None
+
+
+def _keep(instance: str, region: str, dollars: float) -> None:
+    try:
+        entries = json.loads(_cache().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        entries = {}
+    entries = entries if isinstance(entries, dict) else {}
+    entries[f"{region}/{instance}"] = {"usd_per_hour": dollars, "fetched": datetime.now(UTC).isoformat()}
+    _cache().parent.mkdir(parents=True, exist_ok=True)
+    draft = _cache().with_suffix(f".{os.getpid()}.new")
+    draft.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    draft.replace(_cache())
+
+
+def _cache() -> Path:
+    return state_home() / "prices.json"

@@ -1,0 +1,180 @@
+"""EventBridge Scheduler as AWS has it, and what a schedule needs around it: a group, a role, a queue, a topic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.aws.errors import explained
+from launcher.aws.session import LOCAL_ACCOUNT, Session
+from launcher.aws.shapes import find_violations
+from launcher.errors import InputError, RunError, SiteError
+
+TARGET = "arn:aws:scheduler:::aws-sdk:sagemaker:createTrainingJob"
+GROUP = "launcher"
+STACK = "launcher-schedule"
+MAX_EVENT_AGE_S = 3600
+# What UpdateSchedule takes; whatever it is not given it resets.
+UPDATABLE = (
+    "Name", "GroupName", "ScheduleExpression", "StartDate", "EndDate", "Description", "ScheduleExpressionTimezone",
+    "State", "KmsKeyArn", "Target", "FlexibleTimeWindow", "ActionAfterCompletion",
+)  # fmt: skip
+ABSENT = "ResourceNotFoundException"
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where schedules live and what they act with. `topic` is empty where nobody is to be told."""
+
+    group: str
+    role: str
+    queue: str
+    topic: str = ""
+
+
+def find_home(session: Session, *, role: str = "", queue: str = "", group: str = "") -> Home:
+    """As given, else the outputs of the stack of infra/schedule.yaml; the local endpoint gets what it needs."""
+    if session.place == "local":
+        return _make_local_home(session)
+    if role and queue:
+        return Home(group or GROUP, role, queue)
+    found = _stack_outputs(session)
+    if found is None:
+        raise SiteError(
+            f"A schedule needs a role and a dead-letter queue, and there is no stack {STACK} that has them.",
+            hint="`launcher bootstrap --schedules` deploys it; or name your own with --role and --queue.",
+        )
+    try:
+        return Home(
+            group or found["GroupName"], role or found["RoleArn"], queue or found["QueueArn"], found["TopicArn"]
+        )
+    except KeyError as error:
+        raise SiteError(
+            f"The stack {STACK} has no output {error}.", hint="`launcher bootstrap --schedules` updates it."
+        ) from error
+
+
+def _stack_outputs(session: Session) -> dict[str, str] | None:
+    from botocore.exceptions import ClientError
+
+    with explained(f"looking for the stack {STACK}"):
+        try:
+            stacks = session.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
+        except ClientError as error:
+            if "does not exist" in str(error):
+                return None
+            raise
+    return {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
+
+
+def _make_local_home(session: Session) -> Home:
+    from botocore.exceptions import ClientError
+
+    with explained("making the local group, queue and topic of schedules"):
+        try:
+            session.client("scheduler").create_schedule_group(Name=GROUP)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConflictException":
+                raise
+        session.client("sqs").create_queue(QueueName=f"{GROUP}-schedules-dead")
+        topic = session.client("sns").create_topic(Name=f"{GROUP}-notices")["TopicArn"]
+    account = f"{session.region}:{LOCAL_ACCOUNT}"
+    role = f"arn:aws:iam::{LOCAL_ACCOUNT}:role/{GROUP}-scheduler"
+    return Home(GROUP, role, f"arn:aws:sqs:{account}:{GROUP}-schedules-dead", topic)
+
+
+def make_target(home: Home, request: dict[str, Any], retries: int) -> dict[str, Any]:
+    return {
+        "Arn": TARGET,
+        "RoleArn": home.role,
+        "Input": json.dumps(request, separators=(",", ":")),
+        "RetryPolicy": {"MaximumRetryAttempts": retries, "MaximumEventAgeInSeconds": MAX_EVENT_AGE_S},
+        "DeadLetterConfig": {"Arn": home.queue},
+    }
+
+
+def create(session: Session, params: dict[str, Any]) -> None:
+    check_params("CreateSchedule", params)
+    from botocore.exceptions import ClientError
+
+    with explained(f"creating the schedule {params['Name']}"):
+        try:
+            session.client("scheduler").create_schedule(**params)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConflictException":
+                raise
+            raise RunError(
+                f"The schedule {params['Name']} exists already.",
+                hint=f"`launcher schedule update {params['Name']}` changes it, --name makes another one.",
+            ) from error
+
+
+def update(session: Session, params: dict[str, Any]) -> None:
+    check_params("UpdateSchedule", params)
+    with explained(f"updating the schedule {params['Name']}"):
+        session.client("scheduler").update_schedule(**params)
+
+
+def check_params(operation: str, params: dict[str, Any]) -> None:
+    if violations := find_violations(operation, params, "scheduler"):
+        raise InputError(
+            "EventBridge Scheduler would refuse this schedule:\n  " + "\n  ".join(violations),
+            hint="Change what it names; `launcher schedule show NAME --json` shows a deployed one.",
+        )
+
+
+def find(session: Session, name: str, group: str = GROUP) -> dict[str, Any] | None:
+    """The schedule as it is deployed."""
+    from botocore.exceptions import ClientError
+
+    with explained(f"looking for the schedule {name}"):
+        try:
+            answer: dict[str, Any] = session.client("scheduler").get_schedule(Name=name, GroupName=group)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == ABSENT:
+                return None
+            raise
+    answer.pop("ResponseMetadata", None)
+    return answer
+
+
+def iter_names(session: Session, group: str = GROUP) -> Iterator[str]:
+    from botocore.exceptions import ClientError
+
+    with explained("listing schedules"):
+        try:
+            for page in session.client("scheduler").get_paginator("list_schedules").paginate(GroupName=group):
+                yield from (str(entry["Name"]) for entry in page["Schedules"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] != ABSENT:  # no group, so no schedules
+                raise
+
+
+def delete(session: Session, name: str, group: str = GROUP) -> None:
+    with explained(f"deleting the schedule {name}"):
+        session.client("scheduler").delete_schedule(Name=name, GroupName=group)
+
+
+def list_dead(session: Session, queue_arn: str, schedule_arn: str) -> list[dict[str, str]]:
+    """What the dead-letter queue holds of one schedule; reading leaves it there."""
+    from botocore.exceptions import ClientError
+
+    found: dict[str, dict[str, str]] = {}
+    with explained("reading the dead-letter queue"):
+        sqs = session.client("sqs")
+        try:
+            url = sqs.get_queue_url(QueueName=queue_arn.rpartition(":")[2])["QueueUrl"]
+        except ClientError as error:
+            if "NonExistentQueue" in error.response["Error"]["Code"]:
+                return []
+            raise
+        for _ in range(3):  # a short poll asks a part of the queue's servers only
+            answer = sqs.receive_message(
+                QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0, MessageAttributeNames=["All"]
+            )
+            for message in answer.get("Messages", []):
+                attributes = message.get("MessageAttributes", {})
+                found[message["MessageId"]] = {key: value["StringValue"] for key, value in attributes.items()}
+    return [letter for letter in found.values() if letter.get("SCHEDULE_ARN") == schedule_arn]

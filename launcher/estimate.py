@@ -1,0 +1,207 @@
+"""Memory, time and money for a plan. Pure: prices are an argument."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from container_src.sft.config import TrainConfig
+from launcher.data.channels import Channel
+from launcher.errors import RecipeError
+from launcher.instances import INSTANCES, Instance, find_instance
+from launcher.memory_model import Memory, UnknownShape, estimate_memory, find_shape, usable_gib
+from launcher.plan import Plan
+from launcher.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_duration
+
+# Bytes of a row's JSON for one token: English in a vocabulary of 32,000 to 150,000 words has 3.5 to 5 bytes of text a
+# token, other scripts less; the keys and escapes around it add some. Tokens are not counted in a plan.
+BYTES_PER_TOKEN = (2.5, 6.0)
+# A limit below this ends the job before it has made a step.
+SHORTEST_S = 600
+# SageMaker waits so long between SIGTERM and SIGKILL at the limit, and bills it.
+STOPPING_S = 120
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars for an hour of one instance on demand, and where that is from."""
+
+    usd_per_hour: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan takes; `unknown` says why memory or time are missing."""
+
+    instance: str
+    count: int
+    max_runtime_s: int
+    spot: bool
+    memory: Memory | None = None
+    duration: Duration | None = None
+    price: Price | None = None
+    unknown: str = ""
+
+    @property
+    def at_most(self) -> float | None:
+        """Dollars, when the job runs up to its limit."""
+        return self._dollars(self.max_runtime_s)
+
+    @property
+    def cost(self) -> tuple[float, float] | None:
+        """Dollars, low and high; the limit ends whatever takes longer."""
+        low, high = (self._dollars(seconds) for seconds in self._billed())
+        return None if low is None or high is None or not self.duration else (low, high)
+
+    def _billed(self) -> tuple[float, float]:
+        found = self.duration or Duration(0, self.max_runtime_s)
+        return min(found.low, self.max_runtime_s), min(found.high, self.max_runtime_s)
+
+    def _dollars(self, seconds: float) -> float | None:
+        return None if self.price is None else self.price.usd_per_hour * self.count * seconds / 3600
+
+    def rows(self) -> list[tuple[str, str]]:
+        """As a plan shows it."""
+        rows = [("memory", self._memory_words()), ("time", self._time_words()), ("cost", self._cost_words())]
+        if self.spot and self.price:
+            rows.append(("spot", "no list price; never above the price on demand, AWS speaks of up to 90% less"))
+        return rows
+
+    def line(self) -> str:
+        """What a submit says in one line."""
+        return f"{self.instance}: {self._time_words()}; {self._cost_words()}"
+
+    def _memory_words(self) -> str:
+        if self.memory is None:
+            return f"not estimated: {self.unknown}"
+        known = find_instance(self.instance)
+        words = f"{self.memory.peak:.1f} GiB at the peak of a full batch (about {self.memory.high:.1f} at worst)"
+        if known is None:
+            return words
+        verdict = "fits" if self.memory.high <= usable_gib(known.gpu_memory_gb) else "may not fit"
+        return f"{words}: {verdict} the {known.gpu}'s {known.gpu_memory_gb} GB"
+
+    def _time_words(self) -> str:
+        if self.duration is None:
+            return f"not estimated: {self.unknown}"
+        words = f"{self.duration.minutes()} for {self.duration.steps:,} steps, the start included"
+        if self.duration.low > self.max_runtime_s:
+            words += f"; the limit of {self.max_runtime_s:,} s ends it before its last step"
+        return words
+
+    def _cost_words(self) -> str:
+        if self.price is None or self.at_most is None:
+            return f"not known: there is no price for {self.instance} here"
+        rate = f"${self.price.usd_per_hour:,.3f} an hour" + (f" x {self.count}" if self.count > 1 else "")
+        most = f"at most ${self.at_most:,.2f} ({rate}, {self.price.source})"
+        return f"${self.cost[0]:,.2f} to ${self.cost[1]:,.2f}, {most}" if self.cost else most
+
+    def as_json(self) -> dict[str, object]:
+        return dataclasses.asdict(self) | {"cost": self.cost, "at_most": self.at_most}
+
+
+def make_estimate(plan: Plan, price: Price | None = None) -> Estimate:
+    compute = plan.recipe.compute
+    found = Estimate(compute.instance, compute.count, compute.max_runtime_s, compute.spot, price=price)
+    config, known = plan.config, find_instance(compute.instance)
+    train = next((channel for channel in plan.channels if channel.name == "train"), None)
+    try:
+        if config.smoke:
+            raise UnknownShape("a stand-in takes a fraction of any GPU, and a few minutes")
+        if plan.recipe.model.s3 and "model.id" not in plan.recipe.origins:
+            raise UnknownShape("the model lies in S3, and model.id does not say which it is")
+        shape = find_shape(config, _model_folder(plan))
+    except UnknownShape as reason:
+        return dataclasses.replace(found, unknown=str(reason))
+    lengths = _rows(train, config) if train else Rows(0, config.max_length, config.max_length)
+    memory = estimate_memory(shape, config, config.max_length, int(lengths.fewest_tokens))
+    if not known or known.gpu not in REACHABLE_TFLOPS or not lengths.count:
+        return dataclasses.replace(found, memory=memory, unknown=f"the GPU of {compute.instance} is not known here")
+    evaluation = next((channel for channel in plan.channels if channel.name in ("eval", "test")), None)
+    duration = estimate_duration(
+        shape,
+        config,
+        lengths,
+        _rows(evaluation, config) if evaluation else None,
+        known.gpu,
+        plan.gpus * compute.count,
+    )
+    return dataclasses.replace(found, memory=memory, duration=duration)
+
+
+def _model_folder(plan: Plan) -> Path | None:
+    folder = plan.recipe.resolve(plan.config.model_name_or_path)
+    return folder if folder.is_dir() else None
+
+
+def _rows(channel: Channel, config: TrainConfig) -> Rows:
+    """Tokens by bytes. Padding to max_length makes every row as long; a row cannot be longer than it."""
+    if config.padding == "max_length":
+        return Rows(channel.rows, config.max_length, config.max_length)
+    average = channel.bytes / max(channel.rows, 1)
+    few, many = (min(average / ratio, config.max_length) for ratio in (BYTES_PER_TOKEN[1], BYTES_PER_TOKEN[0]))
+    return Rows(channel.rows, max(few, 1.0), max(many, 1.0))
+
+
+def check_fits(found: Estimate, config: TrainConfig) -> None:
+    """Refuse what surely does not fit: even the low estimate is above all of the GPU's memory."""
+    known = find_instance(found.instance)
+    if found.memory is None or known is None or found.memory.low <= known.gpu_memory_gb:
+        return
+    raise RecipeError(
+        f"The job needs at least {found.memory.low:.1f} GiB of GPU memory, and {found.instance} has a {known.gpu} of "
+        f"{known.gpu_memory_gb} GB.",
+        hint=_what_would_fit(found.memory, known, config),
+    )
+
+
+def _what_would_fit(memory: Memory, known: Instance, config: TrainConfig) -> str:
+    advice = []
+    if not config.gradient_checkpointing:
+        advice.append("training.gradient_checkpointing = true")
+    if config.per_device_train_batch_size > 1:
+        advice.append("a smaller per_device_train_batch_size with more gradient_accumulation_steps")
+    if not config.load_in_4bit:
+        advice.append("model.load_in_4bit = true")
+    if larger := _smallest_that_fits(memory, known):
+        advice.append(f"--instance {larger}")
+    return f"What would help: {'; '.join(advice or ['a smaller model or data.max_length'])}."
+
+
+def _smallest_that_fits(memory: Memory, known: Instance) -> str:
+    """The first instance with as many GPUs whose GPU holds even the high estimate."""
+    for name, other in sorted(INSTANCES.items(), key=lambda item: (item[1].gpu_memory_gb, item[1].memory_gb)):
+        if other.gpus == known.gpus and usable_gib(other.gpu_memory_gb) >= memory.high:
+            return name
+    return ""
+
+
+def limit_cost(plan: Plan, found: Estimate) -> Plan:
+    """The plan with a time limit under which it cannot cost more than compute.max_cost; refuses what cannot end in it."""
+    most = plan.recipe.compute.max_cost
+    if not most:
+        return plan
+    if found.price is None:
+        raise RecipeError(
+            f"compute.max_cost is ${most:,.2f}, but there is no price for {found.instance} here.",
+            hint="Use an instance with a known price, sign in to have it looked up, or set max_runtime instead.",
+        )
+    rate = found.price.usd_per_hour * found.count / 3600
+    seconds = int(most / rate) - STOPPING_S
+    needed = max(SHORTEST_S, found.duration.low if found.duration else 0)
+    if seconds < needed:
+        raise RecipeError(
+            f"${most:,.2f} buys {max(seconds, 0) / 60:,.0f} minutes of {found.instance} at "
+            f"${found.price.usd_per_hour:,.3f} an hour ({found.price.source}); this job takes at least "
+            f"{needed / 60:,.0f}, which is ${(needed + STOPPING_S) * rate:,.2f}.",
+            hint="Raise --max-cost, train fewer steps, or use a cheaper instance.",
+        )
+    return limit_runtime(plan, seconds) if seconds < plan.recipe.compute.max_runtime_s else plan
+
+
+def limit_runtime(plan: Plan, seconds: int) -> Plan:
+    compute = dataclasses.replace(plan.recipe.compute, max_runtime_s=seconds)
+    recipe = dataclasses.replace(plan.recipe, compute=compute)
+    return dataclasses.replace(plan, recipe=recipe, config=dataclasses.replace(plan.config, max_runtime_s=seconds))

@@ -1,0 +1,82 @@
+"""What came of a schedule: its jobs, their ends, their verdicts and cost, and the firings that made no job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from launcher.aws import jobs, schedules
+from launcher.aws.session import Session
+from launcher.job import EXECUTION, Job, JobState, make_status
+
+# Dollars an hour of an instance type in a region; None where no price is known.
+RECENT = 20  # jobs of a schedule that may still run
+Price = Callable[[str, str], float | None]
+
+
+def no_price(instance: str, region: str) -> None:
+    """Nobody has looked prices up."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One firing or trigger. `job` is empty where none was created; `cost` is None where no price is known."""
+
+    time: datetime
+    job: str
+    status: str
+    outcome: str
+    billed_s: int | None = None
+    cost: float | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {**vars(self), "time": self.time.isoformat()}
+
+    def cells(self) -> tuple[str, str, str, str, str, str]:
+        """As a line of a table."""
+        billed = "" if self.billed_s is None else f"{self.billed_s:,} s"
+        cost = "" if self.cost is None else f"${self.cost:.2f}"
+        return f"{self.time:%Y-%m-%d %H:%M:%S}", self.job or "-", self.status, billed, cost, self.outcome
+
+
+def iter_executions(session: Session, name: str, arn: str, queue: str, price: Price) -> Iterator[Execution]:
+    """The newest first. The scheduler keeps no list of what it did: the jobs and the dead letters are that list."""
+    dead = [_from_letter(letter) for letter in (schedules.list_dead(session, queue, arn) if queue else [])]
+    dead.sort(key=lambda execution: execution.time)
+    for summary in iter_jobs_of(session, name):
+        while dead and dead[-1].time > summary["CreationTime"]:
+            yield dead.pop()
+        yield _from_job(Job(summary["TrainingJobName"], session).state(), session.region, price)
+    yield from reversed(dead)
+
+
+def _from_job(state: JobState, region: str, price: Price) -> Execution:
+    hourly = price(state.instance, region) if state.billed_s is not None else None
+    cost = None if hourly is None or state.billed_s is None else hourly * state.billed_s / 3600
+    return Execution(state.created, state.name, state.status.value, state.outcome or state.reason, state.billed_s, cost)
+
+
+def _from_letter(letter: dict[str, str]) -> Execution:
+    when = datetime.fromisoformat(letter["SCHEDULED_TIME"].replace("Z", "+00:00"))
+    why = f"{letter.get('ERROR_CODE', 'unknown error')}: {letter.get('ERROR_MESSAGE', '')}"
+    return Execution(when, "", "not created", why)
+
+
+def iter_jobs_of(session: Session, name: str) -> Iterator[dict[str, Any]]:
+    """Summaries of a schedule's jobs, the newest first."""
+    pattern = re.compile(re.escape(name) + EXECUTION.pattern)
+    for summary in jobs.iter_jobs(session, f"{name}-"):
+        if pattern.fullmatch(summary["TrainingJobName"]):
+            yield summary
+
+
+def find_live_job(session: Session, name: str) -> str:
+    """The schedule's newest job that is not over; empty when none is."""
+    for summary in islice(iter_jobs_of(session, name), RECENT):
+        if not make_status(summary).is_over:
+            return str(summary["TrainingJobName"])
+    return ""

@@ -1,0 +1,193 @@
+"""How much GPU memory a job takes, from the model's config.json and the recipe alone. Stdlib only.
+
+The coefficients stand at the top, each with where it comes from. Those marked "fitted" were fitted to the eight shipped
+recipes as measured on an H200 (the GPU table of the README): with them the model is within 4% of each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from container_src.sft.architectures import find_architecture
+from container_src.sft.config import TrainConfig
+
+GIB = 1024**3
+# Bytes of a quantised weight: half a byte, and for 64 of them one scale: of 4 bytes, or with double quantisation of one
+# byte and 4 bytes for 256 of these (bitsandbytes' format).
+NF4_BYTES = 0.5 + 4 / 64
+NF4_DOUBLE_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+# Adapters and their gradients are float32.
+ADAPTER_BYTES = 4 + 4
+# Two moments for each adapter weight. The paged ones are counted in full: they leave the GPU only when it is full.
+OPTIMIZER_BYTES = {"paged_adamw_32bit": 8, "adamw_torch": 8, "paged_adamw_8bit": 2, "adamw_8bit": 2}
+# What a layer keeps for its backward pass, per token and per unit of width (fitted, with adapters on all seven modules).
+HIDDEN_BYTES = 35.0
+INNER_BYTES = 9.6
+# What one adapter's dropout keeps of its input: the mask and the dropped copy (counted, not measured).
+DROPOUT_BYTES = 3.0
+# The logits' way through the loss, per trained place and word of the vocabulary (fitted, 7 of 8 places trained).
+LOGIT_BYTES = 8.0
+# With checkpointing a layer is computed again beside the rest of the loss; this much of it counts (fitted).
+RECOMPUTED_SHARE = 0.5
+# float32 arithmetic against half precision: norms and adapters are float32 already (assumed).
+FLOAT32_GROWTH = 1.5
+# From one recipe to another, and from one version of the libraries to the next.
+SPREAD = 0.15
+# A 24 GB card has 22.3 GiB, of which CUDA's context takes half; an allocator never uses every byte of the rest.
+USABLE_SHARE = 0.93
+CONTEXT_GIB = 0.5
+
+NEEDED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
+
+
+class UnknownShape(Exception):
+    """Why a model's size is not known; said, since a plan works without."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a decoder's size hangs on."""
+
+    hidden: int
+    inner: int
+    layers: int
+    queries: int
+    keys: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def modules(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of each linear module of a layer."""
+        return {
+            "q_proj": (self.hidden, self.queries),
+            "k_proj": (self.hidden, self.keys),
+            "v_proj": (self.hidden, self.keys),
+            "o_proj": (self.queries, self.hidden),
+            "gate_proj": (self.hidden, self.inner),
+            "up_proj": (self.hidden, self.inner),
+            "down_proj": (self.inner, self.hidden),
+        }
+
+    @property
+    def linear_parameters(self) -> int:
+        """The weights that are quantised, and that each token is multiplied with."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.modules.values())
+
+    @property
+    def table_parameters(self) -> int:
+        """The embedding and the head, which stay as they are."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def parameters(self) -> int:
+        return self.linear_parameters + self.table_parameters
+
+    def adapter_parameters(self, config: TrainConfig) -> int:
+        widths = [sum(self.modules[name]) for name in config.target_modules if name in self.modules]
+        return self.layers * config.lora_r * sum(widths)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak GiB of one GPU: the parts of the middle estimate, and the range around it."""
+
+    base: float
+    adapters: float
+    activations: float
+    logits: float
+    low: float
+    high: float
+
+    @property
+    def peak(self) -> float:
+        return self.base + self.adapters + self.activations + self.logits
+
+
+def find_shape(config: TrainConfig, folder: Path | None) -> Shape:
+    """From the model's folder where it is one, else from the known configurations; raises UnknownShape."""
+    if folder is not None:
+        return make_shape(_read_config(folder / "config.json"))
+    known = find_architecture(config.model_name_or_path)
+    if known is None:
+        raise UnknownShape(f"the shape of {config.model_name_or_path} is not known offline")
+    return make_shape(known)
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnknownShape(f"{path} cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise UnknownShape(f"{path} is not a model's config")
+    return found
+
+
+def make_shape(config: Mapping[str, Any]) -> Shape:
+    """From config.json of any dense decoder in the manner of Llama; raises UnknownShape for others."""
+    config = config.get("text_config") or config  # models that also see pictures keep the decoder's part there
+    missing = [name for name in NEEDED if not isinstance(config.get(name), int) or config[name] < 1]
+    if missing:
+        raise UnknownShape(f"its config.json has no usable {', '.join(missing)}")
+    if config.get("num_local_experts") or config.get("num_experts"):
+        raise UnknownShape("mixtures of experts are not modelled")
+    heads = config["num_attention_heads"]
+    head = config.get("head_dim") or config["hidden_size"] // heads
+    return Shape(
+        hidden=config["hidden_size"],
+        inner=config["intermediate_size"],
+        layers=config["num_hidden_layers"],
+        queries=heads * head,
+        keys=(config.get("num_key_value_heads") or heads) * head,
+        vocabulary=config["vocab_size"],
+        tied=bool(config.get("tie_word_embeddings", True)),
+    )
+
+
+def estimate_memory(shape: Shape, config: TrainConfig, longest: int, surely: int) -> Memory:
+    """`longest` tokens a row may have, and `surely` how many the rows of some batch have at least."""
+    middle = _parts(shape, config, longest)
+    return Memory(
+        *middle,
+        low=(1 - SPREAD) * sum(_parts(shape, config, min(surely, longest))),
+        high=(1 + SPREAD) * sum(middle),
+    )
+
+
+def _parts(shape: Shape, config: TrainConfig, length: int) -> tuple[float, float, float, float]:
+    tokens = config.per_device_train_batch_size * length
+    adapters = shape.adapter_parameters(config) * (ADAPTER_BYTES + OPTIMIZER_BYTES[config.optim])
+    logits = tokens * shape.vocabulary * LOGIT_BYTES
+    parts = (_base_bytes(shape, config), adapters, tokens * _activation_bytes(shape, config), logits)
+    base, adapters_gib, activations, logits_gib = (part / GIB for part in parts)
+    return base, adapters_gib, activations, logits_gib
+
+
+def _base_bytes(shape: Shape, config: TrainConfig) -> float:
+    whole = _weight_bytes(config)
+    quantised = NF4_DOUBLE_BYTES if config.bnb_4bit_use_double_quant else NF4_BYTES
+    return shape.linear_parameters * (quantised if config.load_in_4bit else whole) + shape.table_parameters * whole
+
+
+def _weight_bytes(config: TrainConfig) -> int:
+    return 4 if config.compute_dtype == "float32" else 2
+
+
+def _activation_bytes(shape: Shape, config: TrainConfig) -> float:
+    """Per token, through all layers: everything, or with checkpointing each layer's input and a part of one layer."""
+    without = [width for name, (width, _) in shape.modules.items() if name not in config.target_modules]
+    layer = HIDDEN_BYTES * shape.hidden + INNER_BYTES * shape.inner - DROPOUT_BYTES * sum(without)
+    layer *= FLOAT32_GROWTH if config.compute_dtype == "float32" else 1
+    if config.gradient_checkpointing:
+        return shape.layers * shape.hidden * _weight_bytes(config) + RECOMPUTED_SHARE * layer
+    return shape.layers * layer
+
+
+def usable_gib(gpu_memory_gb: int) -> float:
+    """What a job can use of a GPU of this nominal memory."""
+    return USABLE_SHARE * gpu_memory_gb - CONTEXT_GIB

@@ -1,0 +1,177 @@
+"""The gate's judgement, and whether a job's rows are one publication: both without a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from container_src.sft import champion as champions
+from container_src.sft.challenge import describe, end_unchanged
+from container_src.sft.checkpoint import Origin
+from container_src.sft.config import TrainConfig
+from container_src.sft.evaluate import RowScores
+from container_src.sft.gate import weigh
+from container_src.sft.paths import Paths, resolve_paths
+from container_src.sft.publication import PublicationError, check_publication
+
+GUARDS = ["token_accuracy", "base_loss"]
+RANDOM = random.Random(5)
+NOISE = [RANDOM.gauss(0, 0.3) for _ in range(40)]
+
+
+def _scores(loss: float, rights: int = 5, wobble: float = 0.0) -> RowScores:
+    losses = [10 * (loss + noise + wobble * (number % 2)) for number, noise in enumerate(NOISE)]
+    return RowScores(losses, [float(rights)] * 40, [10] * 40)
+
+
+def _weigh(base: float, champion: float | None, challenger: float, **more: Any) -> dict[str, Any]:
+    held = None if champion is None else _scores(champion)
+    return weigh(_scores(base), held, _scores(challenger, **more), "eval", 1, GUARDS)
+
+
+def test_the_first_challenger_has_to_beat_the_base() -> None:
+    assert _weigh(3.0, None, 2.0)["better"]
+    found = _weigh(2.0, None, 2.0)
+    assert (found["better"], found["against"]) == (False, "base")
+
+
+def test_a_challenger_has_to_beat_the_champion_and_not_the_base_alone() -> None:
+    assert _weigh(3.0, 2.0, 1.5)["better"]
+    found = _weigh(3.0, 2.0, 2.5)
+    assert not found["better"]
+    assert found["reasons"][0].startswith("The challenger raised the loss from 1.992 to 2.492")
+    assert found["against"] == "champion"
+
+
+def test_a_gain_within_its_interval_is_none() -> None:
+    found = _weigh(3.0, 2.0, 1.95, wobble=0.1)
+    assert not found["better"]
+    assert "No detectable change" in found["reasons"][0]
+
+
+def test_a_guarded_measure_that_got_worse_stops_a_better_challenger() -> None:
+    found = _weigh(3.0, 2.0, 1.5, rights=4)
+    assert not found["better"]
+    assert found["reasons"] == ["Guarded: token accuracy fell by 10.0% (-10.0% to -10.0%)."]
+    assert weigh(_scores(3.0), _scores(2.0), _scores(1.5, 4), "eval", 1, [])["better"]
+
+
+def test_a_champion_worse_than_the_base_does_not_lower_the_bar() -> None:
+    found = _weigh(1.0, 3.0, 2.0)
+    assert not found["better"]
+    assert found["reasons"] == ["Guarded: the loss is 1 above the base's."]
+
+
+def test_verdicts_say_what_happens_to_the_champion() -> None:
+    refused = {"decision": "refused", "reasons": ["Worse."], "sentence": "Worse.", "champion_before": "a", "job": "b"}
+    assert describe(refused) == "refused: Worse. The champion stays a."
+    better = refused | {"decision": "better", "reasons": [], "sentence": "Better.", "champion_before": ""}
+    assert describe(better) == (
+        "better: Better. There is no champion yet: `launcher champion promote b` makes it the champion."
+    )
+
+
+# publications
+
+
+def _make_base(tmp_path: Path, channels: dict[str, str], listed: dict[str, str]) -> Paths:
+    data = tmp_path / "input" / "data"
+    for channel, text in channels.items():
+        (data / channel).mkdir(parents=True)
+        (data / channel / f"{channel}.jsonl").write_text(text)
+    (data / "publication").mkdir()
+    files = {
+        channel: {"files": {f"{channel}.jsonl": hashlib.sha256(text.encode()).hexdigest()}}
+        for channel, text in listed.items()
+    }
+    content = {"id": "p1", "data_digest": "d", "channels": files}
+    (data / "publication" / "publication.json").write_text(json.dumps(content))
+    return resolve_paths(TrainConfig(), {"SAGEMAKER_BASE_DIR": str(tmp_path)})
+
+
+def test_rows_of_one_publication_pass_with_their_digest(tmp_path: Path) -> None:
+    paths = _make_base(tmp_path, {"train": "a", "eval": "b"}, {"train": "a", "eval": "b"})
+    assert check_publication(paths)["data_digest"] == "d"
+
+
+@pytest.mark.parametrize(
+    ("channels", "listed"),
+    [
+        ({"train": "new", "eval": "old"}, {"train": "new", "eval": "new"}),
+        ({"train": "old", "eval": "old"}, {"train": "new", "eval": "old"}),
+        ({"train": "a", "eval": "b"}, {"train": "a"}),
+        ({"train": "a"}, {"train": "a", "eval": "b"}),
+    ],
+)
+def test_a_mixture_is_refused(tmp_path: Path, channels: dict[str, str], listed: dict[str, str]) -> None:
+    with pytest.raises(PublicationError, match="Nothing was trained.*trigger"):
+        check_publication(_make_base(tmp_path, channels, listed))
+
+
+def test_a_job_without_a_publication_is_not_asked_for_one(tmp_path: Path) -> None:
+    (tmp_path / "input" / "data" / "train").mkdir(parents=True)
+    paths = resolve_paths(TrainConfig(), {"SAGEMAKER_BASE_DIR": str(tmp_path)})
+    assert check_publication(paths) == {}
+
+
+# nothing for nothing
+
+CONFIG = TrainConfig(source_digest="code", start_digest="model:m", recipe_name="weekly")
+ORIGIN = Origin("recipe", "data")
+
+
+def _champion(tmp_path: Path, **changed: str) -> champions.Champion:
+    record = champions.make_record(
+        "weekly-1",
+        "s3://b/champions/weekly/weekly-1/",
+        "s3://b/champions/weekly/champion.manifest",
+        "",
+        {**dataclasses.asdict(ORIGIN), "source_digest": "code", "start_digest": "model:m", "recipe_name": "weekly"}
+        | {"config": dataclasses.asdict(CONFIG)},
+        {"evaluated_on": "eval", "rows": 5, "verdict": "better", "sentence": "s", "tuned": {}},
+        "hand",
+    )
+    (tmp_path / "champion.json").write_text(json.dumps(record | changed))
+    found = champions.read_champion(tmp_path)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("changed", ["recipe_digest", "data_digest", "source_digest", "start_digest"])
+def test_any_change_is_trained(tmp_path: Path, changed: str) -> None:
+    assert not champions.is_same_training(_champion(tmp_path, **{changed: "another"}), ORIGIN, CONFIG)
+
+
+def test_the_same_training_leaves_a_manifest_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "input" / "data" / "train").mkdir(parents=True)
+    paths = resolve_paths(TrainConfig(), {"SAGEMAKER_BASE_DIR": str(tmp_path)})
+    assert end_unchanged(_champion(tmp_path), ORIGIN, CONFIG, paths, {"id": "p1"})
+    manifest = json.loads((paths.output / "manifest.json").read_text())
+    assert (manifest["outcome"], manifest["champion"], manifest["publication"]) == ("unchanged", "weekly-1", "p1")
+    assert json.loads((paths.checkpoints / "outcome.json").read_text())["outcome"] == "unchanged"
+
+
+def test_the_placeholder_is_nobody(tmp_path: Path) -> None:
+    (tmp_path / "champion.json").write_text(json.dumps(champions.make_placeholder("s3://b/none/", "s3://b/p")))
+    champion = champions.read_champion(tmp_path)
+    assert champion is not None
+    assert not champion.job
+    assert not champions.is_same_training(champion, ORIGIN, CONFIG)
+    assert champions.find_other_base(champion, dataclasses.asdict(CONFIG)) == ""
+
+
+def test_a_champion_of_another_base_is_not_weighed(tmp_path: Path) -> None:
+    other = dataclasses.replace(CONFIG, start_digest="model:other")
+    assert "another base" in champions.find_other_base(_champion(tmp_path), dataclasses.asdict(other))
+
+
+def test_a_damaged_record_names_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "champion.json").write_text("{}")
+    with pytest.raises(champions.ChampionError, match="champion rollback"):
+        champions.read_champion(tmp_path)

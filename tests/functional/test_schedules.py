@@ -1,0 +1,440 @@
+"""Publishing, schedules and the champion's pointer, against the local endpoint; no job trains to its end here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from container_src.sft import champion as sft
+from launcher import attach_schedule, create_schedule, find_champion, load_recipe, make_plan, plan_update, publish
+from launcher.aws import s3
+from launcher.aws.schedules import find_home
+from launcher.aws.session import Session, open_session
+from launcher.aws.site import LOCAL_SITE
+from launcher.champion import ensure_pointer, list_moves, open_line, roll_back_champion
+from launcher.cli import main
+from launcher.errors import ArtifactError, JobFailed, RunError, SiteError, UnknownJob
+from launcher.executions import find_live_job, iter_jobs_of
+from launcher.job import Job
+from launcher.plan import Plan
+from launcher.publication import _switch, find_current, open_shelf, roll_back_publication
+from launcher.recipe import Recipe
+
+BUCKET = LOCAL_SITE.bucket
+# a rate would fire when it is created
+RARELY = "cron(0 3 1 1 ? 2150)"
+
+
+@pytest.fixture
+def session(endpoint: Path) -> Session:
+    return open_session("local")
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path, write_rows: Callable[..., Path], session: Session) -> Callable[..., Recipe]:
+    """A recipe of its own for each name, since publications and champions go by it."""
+
+    def make(name: str, **overrides: Any) -> Recipe:
+        write_rows("train.jsonl", [{"text": f"row {number}"} for number in range(8)])
+        write_rows("eval.jsonl", [{"text": f"other {number}"} for number in range(6)])
+        text = '[data]\ntrain = "train.jsonl"\neval = "eval.jsonl"\n[compute]\ninstance = "local"\n'
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+        return load_recipe(tmp_path / f"{name}.toml", overrides, smoke=True)
+
+    return make
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(words)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def _get(session: Session, key: str) -> Any:
+    return json.loads(s3.get_bytes(session, BUCKET, key)[0])
+
+
+def _digest_in(session: Session, recipe: str, channel: str) -> str:
+    return str(_get(session, f"launcher/current/{recipe}/{channel}.manifest")[0]["prefix"].split("/")[-2])
+
+
+# publish
+
+
+def test_publishing_switches_every_list_and_keeps_what_was(make_recipe, write_rows, session) -> None:
+    recipe = make_recipe("switched")
+    first = publish(make_plan(recipe))
+    manifest = _get(session, "launcher/current/switched/train.manifest")
+    assert manifest == [{"prefix": first.channels["train"]["prefix"]}, "train.jsonl"]
+    bucket, key = s3.split_uri(manifest[0]["prefix"] + manifest[1])
+    assert s3.find_object(session, bucket, key)
+
+    said: list[str] = []
+    assert publish(make_plan(recipe), say=said.append).id == first.id
+    assert any("published already" in line for line in said)
+
+    write_rows("train.jsonl", [{"text": "new"}])
+    second = publish(make_plan(recipe))
+    assert second.previous == first.id
+    assert _digest_in(session, "switched", "train") == second.channels["train"]["digest"][:16]
+    assert second.channels["eval"] == first.channels["eval"]
+
+    assert roll_back_publication(recipe).id == first.id
+    assert _digest_in(session, "switched", "train") == first.channels["train"]["digest"][:16]
+    with pytest.raises(RunError, match="is the first publication"):
+        roll_back_publication(recipe)
+
+
+def test_a_publish_that_was_cut_is_mended_by_the_next(make_recipe, session) -> None:
+    recipe = make_recipe("cut")
+    published = publish(make_plan(recipe))
+    s3.put_bytes(session, b"[]", BUCKET, "launcher/current/cut/eval.manifest")
+    publish(make_plan(recipe))
+    assert _digest_in(session, "cut", "eval") == published.channels["eval"]["digest"][:16]
+
+
+def test_of_two_publishers_at_once_one_is_told_and_no_mixture_stays(make_recipe, write_rows, session) -> None:
+    recipe = make_recipe("raced")
+    shelf = open_shelf(recipe)
+    first = publish(make_plan(recipe))
+    _, etag = find_current(shelf)
+    write_rows("train.jsonl", [{"text": "theirs"}])
+    theirs = publish(make_plan(recipe))
+    with pytest.raises(RunError, match="Somebody else published"):
+        _switch(shelf, first, etag)
+    assert find_current(shelf)[0] == theirs
+    assert _digest_in(session, "raced", "train") == theirs.channels["train"]["digest"][:16]
+
+
+def test_publishers_in_one_moment_leave_no_mixture(make_recipe, write_rows, session) -> None:
+    plans = []
+    for number in range(2):
+        recipe = make_recipe("crowded")
+        train, rest = (write_rows(f"{part}{number}.jsonl", [{"text": f"{part} {number}"}]) for part in ("t", "e"))
+        plans.append(
+            make_plan(load_recipe(recipe.folder / "crowded.toml", {"data.train": str(train), "data.eval": str(rest)}))
+        )
+    publish(make_plan(make_recipe("crowded")))
+    for _ in range(3):
+        barrier, lost = threading.Barrier(2), []
+
+        def run(plan: Plan, barrier: threading.Barrier = barrier, lost: list[str] = lost) -> None:
+            barrier.wait()
+            try:
+                publish(plan)
+            except RunError as error:
+                lost.append(error.message)
+
+        threads = [threading.Thread(target=run, args=(plan,)) for plan in plans]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(lost) < 2
+        current, _ = find_current(open_shelf(plans[0].recipe))
+        assert current is not None
+        for channel in ("train", "eval"):
+            assert _digest_in(session, "crowded", channel) == current.channels[channel]["digest"][:16]
+        plans.reverse()
+        publish(make_plan(make_recipe("crowded")))
+
+
+def test_a_job_that_meets_half_a_publication_refuses_to_train(make_recipe, write_rows, session) -> None:
+    recipe = make_recipe("halved")
+    first = publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    write_rows("train.jsonl", [{"text": "new"}])
+    publish(make_plan(recipe))
+    old = json.dumps([{"prefix": first.channels["train"]["prefix"]}, "train.jsonl"]).encode()
+    s3.put_bytes(session, old, BUCKET, "launcher/current/halved/train.manifest")
+    with pytest.raises(JobFailed, match="The rows of train are not those of the publication.*Nothing was trained"):
+        schedule.trigger().wait(timeout=60)
+
+
+def test_rows_that_cannot_be_trained_on_are_not_published(make_recipe, write_rows, command) -> None:
+    make_recipe("refused")
+    write_rows("train.jsonl", [{"text": ""}])
+    code, _, said = command("publish", "refused.toml")
+    assert code == 2
+    assert "train.jsonl:1" in said
+
+
+# schedules
+
+
+def test_a_recipe_whose_files_are_not_published_is_refused(make_recipe) -> None:
+    recipe = make_recipe("unpublished")
+    with pytest.raises(RunError, match="none of them is published") as refused:
+        create_schedule(make_plan(recipe), RARELY)
+    assert "launcher publish" in refused.value.hint
+
+
+def test_a_schedule_lives_from_create_to_delete(make_recipe, command, session) -> None:
+    make_recipe("lived")
+    assert command("publish", "lived.toml", "--smoke")[0] == 0
+    words = ("schedule", "create", "lived.toml", "--smoke", "--cron", "0 3 ? * MON *", "--timezone", "Europe/Berlin")
+    code, made, said = command(*words, "--json")
+    assert code == 0, said
+    deployed = json.loads(made)
+    assert deployed["Target"]["RetryPolicy"]["MaximumRetryAttempts"] == 2
+    assert deployed["Target"]["DeadLetterConfig"]["Arn"].endswith("launcher-schedules-dead")
+    assert len(deployed["next"]) == 3
+    assert datetime.fromisoformat(deployed["next"][0]).strftime("%a %H:%M") == "Mon 03:00"
+
+    code, _, said = command(*words)
+    assert (code, "exists already" in said) == (2, True)
+    assert "lived" in command("schedule", "list")[1]
+    assert "paused" in command("schedule", "pause", "lived")[1]
+    code, _, said = command("schedule", "trigger", "lived")
+    assert (code, "schedule resume lived" in said) == (2, True)
+    assert "enabled" in command("schedule", "resume", "lived")[1]
+    assert "has not fired yet" in command("schedule", "history", "lived")[2]
+    code, shown, said = command("schedule", "update", "lived", "--cron", "0 4 ? * MON *")
+    assert (code, said) == (0, "lived is updated\n")
+    assert shown.splitlines()[1].split("  ") == ["ScheduleExpression", "cron(0 3 ? * MON *)", "cron(0 4 ? * MON *)"]
+    assert command("schedule", "delete", "lived")[0] == 0
+    code, _, said = command("schedule", "show", "lived")
+    assert (code, "There is no schedule 'lived'" in said) == (2, True)
+
+
+def test_an_update_shows_what_differs_and_keeps_what_it_was_not_asked_to_change(make_recipe, session) -> None:
+    recipe = make_recipe("kept")
+    publish(make_plan(recipe))
+    create_schedule(make_plan(recipe), RARELY, retries=3)
+    end = datetime(2099, 1, 1, tzinfo=UTC)
+    attach_schedule("kept")._put(
+        EndDate=end, State="DISABLED", FlexibleTimeWindow={"Mode": "FLEXIBLE", "MaximumWindowInMinutes": 5}
+    )
+    before = attach_schedule("kept").params
+
+    unchanged = plan_update("kept", make_plan(recipe))
+    assert unchanged.differences == ()
+
+    change = plan_update("kept", make_plan(make_recipe("kept", **{"lora.r": 4})), expression="rate(2 days)")
+    shown = {key: (old, new) for key, old, new in change.differences}
+    assert shown.pop("ScheduleExpression") == (RARELY, "rate(2 days)")
+    assert shown.pop("request.HyperParameters.lora_r") == ("16", "4")
+    assert set(shown) == {"request.HyperParameters.recipe_digest"}
+    assert attach_schedule("kept").expression == RARELY
+
+    after = change.apply().params
+    assert json.loads(after["Target"]["Input"])["HyperParameters"]["lora_r"] == "4"
+    for key in ("EndDate", "State", "FlexibleTimeWindow", "ScheduleExpressionTimezone", "Description"):
+        assert after[key] == before[key]
+    assert after["Target"]["RetryPolicy"] == before["Target"]["RetryPolicy"]
+
+
+def test_a_schedule_that_is_not_there_is_named_with_its_neighbour(make_recipe) -> None:
+    recipe = make_recipe("neighbour")
+    publish(make_plan(recipe))
+    create_schedule(make_plan(recipe), RARELY)
+    with pytest.raises(UnknownJob) as refused:
+        attach_schedule("neighbuor")
+    assert refused.value.hint == "Did you mean neighbour?"
+
+
+def _stop_all(session: Session, name: str) -> None:
+    for summary in iter_jobs_of(session, name):
+        job = Job(summary["TrainingJobName"], session)
+        if not job.status.is_over:
+            job.stop()
+
+
+def test_triggers_at_once_make_one_job(make_recipe, session) -> None:
+    recipe = make_recipe("twice")
+    publish(make_plan(recipe))
+    create_schedule(make_plan(recipe), RARELY)
+    words = [sys.executable, "-m", "launcher", "schedule", "trigger", "twice", "--place", "local"]
+    started = [
+        subprocess.Popen(words, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    done = [(process.communicate(timeout=60), process.returncode) for process in started]
+    _stop_all(session, "twice")
+    assert sorted(code for _, code in done) == [0, 2], done
+    ((_, refusal),) = [texts for texts, code in done if code == 2]
+    assert "has a live job" in refusal
+    assert len(list(iter_jobs_of(session, "twice"))) == 1
+
+
+def test_trigger_waits_for_its_turn_where_the_recipe_says_queue(make_recipe, session) -> None:
+    recipe = make_recipe("patient", **{"schedule.when_busy": "queue"})
+    publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    first, said = schedule.trigger(), []
+
+    def end_it(seconds: float) -> None:
+        _stop_all(session, "patient")
+        threading.Event().wait(0.1)
+
+    second = schedule.trigger(said.append, sleep=end_it)
+    _stop_all(session, "patient")
+    assert second.name != first.name
+    assert said == [f"waiting for {first.name} to end; Ctrl-C gives up the place in the queue"]
+    assert first.status.is_over
+
+
+def test_rows_that_vanished_are_named_before_a_job_is_made(make_recipe, session) -> None:
+    recipe = make_recipe("vanished")
+    publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    s3.delete_object(session, BUCKET, "launcher/current/vanished/eval.manifest")
+    with pytest.raises(RunError, match="no eval rows") as refused:
+        schedule.trigger()
+    assert "launcher publish" in refused.value.hint
+    assert not find_live_job(session, "vanished")
+
+
+def test_a_bucket_that_was_deleted_is_named(make_recipe, session, monkeypatch) -> None:
+    """On the road to AWS: role, queue and bucket of one's own, through a standard endpoint."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": session.service_url,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }.items():
+        monkeypatch.setenv(name, value)
+    session.client("s3").create_bucket(Bucket="short-lived")
+    asked = {"compute.instance": "ml.g5.xlarge", "compute.role": "r", "output.bucket": "short-lived"}
+    plan = make_plan(make_recipe("bucketless", **asked))
+    publish(plan)
+    role, queue = "arn:aws:iam::123456789012:role/r", "arn:aws:sqs:us-east-1:123456789012:q"
+    with pytest.raises(SiteError, match="bootstrap --schedules"):
+        create_schedule(plan, RARELY)
+    find_home(open_session("local"))  # its group is what the stack would have made
+    schedule = create_schedule(plan, RARELY, role=role, queue=queue)
+    assert schedule.session.place == "aws"
+    for key in list(s3.iter_keys(session, "short-lived", "")):
+        s3.delete_object(session, "short-lived", key)
+    session.client("s3").delete_bucket(Bucket="short-lived")
+    with pytest.raises(SiteError, match="short-lived") as refused:
+        schedule.trigger()
+    assert "bucket must exist" in refused.value.hint
+
+
+# champions
+
+
+def _crown(recipe: Recipe, job: str, **more: str) -> None:
+    """A champion as a job would leave it."""
+    line, current = open_line(recipe), find_champion(recipe)
+    ensure_pointer(line)
+    record = {
+        **sft.make_placeholder(line.folder(job), line.pointer),
+        "job": job,
+        "previous": current.record["prefix"] if current.job else "",
+        "promoted": "2026-01-01",
+        "by": "hand",
+        "model": "m",
+        "evaluation": {"sentence": "s"},
+        **more,
+    }
+    bucket, folder = s3.split_uri(line.folder(job))
+    s3.put_bytes(line.session, json.dumps(record).encode(), bucket, folder + sft.RECORD)
+    s3.put_bytes(line.session, b"weights", bucket, folder + "adapter_model.safetensors")
+    pointer = sft.make_pointer(line.folder(job), ["adapter_model.safetensors"])
+    s3.put_bytes(line.session, pointer, *line.place)
+    name, content = sft.make_move(current.job, job, "hand", "s")
+    s3.put_bytes(line.session, content, bucket, s3.split_uri(line.root)[1] + name)
+
+
+def test_before_the_first_champion_the_pointer_names_a_placeholder(make_recipe, command) -> None:
+    recipe = make_recipe("nobody")
+    publish(make_plan(recipe))
+    create_schedule(make_plan(recipe), RARELY)
+    assert find_champion(recipe).check().job == ""
+    assert "none yet" in command("champion", "show", "nobody.toml")[1]
+    assert "There was no champion yet" in command("champion", "history", "nobody.toml")[2]
+    code, _, said = command("champion", "rollback", "nobody.toml")
+    assert (code, "no champion to go back from" in said) == (2, True)
+
+
+def test_a_champion_whose_adapter_was_deleted_is_named_and_left_by_a_rollback(make_recipe, session, command) -> None:
+    recipe = make_recipe("damaged")
+    publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    _crown(recipe, "one")
+    _crown(recipe, "two")
+    for name in ("adapter_model.safetensors", "champion.json"):
+        s3.delete_object(session, BUCKET, f"launcher/champions/damaged/two/{name}")
+        with pytest.raises(ArtifactError, match="has lost s3://") as refused:
+            schedule.trigger()
+        assert "champion rollback damaged" in refused.value.hint
+    code, _, said = command("champion", "show", "damaged.toml")
+    assert (code, "has lost" in said) == (4, True)
+    assert roll_back_champion(recipe).check().job == "one"
+    assert roll_back_champion(recipe).check().job == ""
+    assert [(move.before, move.after) for move in list_moves(recipe)] == [
+        ("one", ""),
+        ("two", "one"),
+        ("one", "two"),
+        ("", "one"),
+    ]
+
+
+def test_of_two_jobs_that_finish_together_one_wins_and_the_other_says_so(
+    make_recipe, session, tmp_path, monkeypatch
+) -> None:
+    recipe = make_recipe("rivals")
+    line = open_line(recipe)
+    ensure_pointer(line)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", session.service_url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
+    import boto3
+
+    mounted = sft.Champion(tmp_path, sft.make_placeholder(line.folder(""), line.pointer))
+    boto3.client("s3", region_name="us-east-1")  # making clients is what botocore does not do in two threads at once
+    barrier, moves = threading.Barrier(2), {}
+
+    def finish(job: str) -> None:
+        output = tmp_path / job
+        output.mkdir()
+        (output / "adapter_model.safetensors").write_bytes(b"weights")
+        record = {**sft.make_placeholder(line.folder(job), line.pointer), "job": job}
+        barrier.wait()
+        moves[job] = sft.promote(mounted, job, output, record, "better", "us-east-1")
+
+    threads = [threading.Thread(target=finish, args=(job,)) for job in ("left", "right")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [job for job, move in moves.items() if move.promoted]
+    (loser,) = [job for job in moves if job != winner]
+    assert moves[loser].lost in (winner, "another job, in the same moment")
+    assert find_champion(recipe).check().job == winner
+    # and one that comes later, but was weighed against the same, is told by whom it was beaten
+    late = tmp_path / "late"
+    late.mkdir()
+    record = {**sft.make_placeholder(line.folder("late"), line.pointer), "job": "late"}
+    assert sft.promote(mounted, "late", late, record, "better", "us-east-1").lost == winner
+
+
+def test_a_promotion_that_the_role_forbids_is_reported_and_no_failure(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    mounted = sft.Champion(tmp_path, sft.make_placeholder("s3://b/none/", "s3://b/champion.manifest"))
+    move = sft.promote(mounted, "job", tmp_path, {"prefix": "s3://b/job/"}, "better", "us-east-1")
+    assert (move.promoted, move.lost) == (False, "")
+    assert "champion promote job" in move.problem

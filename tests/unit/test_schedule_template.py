@@ -1,0 +1,54 @@
+"""infra/schedule.yaml: clean by cfn-lint, and what the launcher and the scheduler look for in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEMPLATE = Path(__file__).parents[2] / "infra" / "schedule.yaml"
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    from cfnlint.decode import cfn_yaml
+
+    return dict(cfn_yaml.load(str(TEMPLATE)))
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    linter = Path(sys.executable).parent / "cfn-lint"
+    done = subprocess.run([linter, str(TEMPLATE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_outputs_are_those_that_create_reads(template: dict[str, Any]) -> None:
+    assert set(template["Outputs"]) == {"GroupName", "RoleArn", "QueueArn", "TopicArn"}
+
+
+def test_the_role_is_trusted_from_the_group_alone_and_may_do_four_things(template: dict[str, Any]) -> None:
+    role = template["Resources"]["SchedulerRole"]["Properties"]
+    (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"Service": "scheduler.amazonaws.com"}
+    assert trust["Condition"]["StringEquals"]["aws:SourceArn"] == {"Fn::GetAtt": ["Group", "Arn"]}
+    statements = role["Policies"][0]["PolicyDocument"]["Statement"]
+    actions = [statement["Action"] for statement in statements]
+    assert actions == [["sagemaker:CreateTrainingJob", "sagemaker:AddTags"], "iam:PassRole", "sqs:SendMessage"]
+    assert statements[1]["Condition"]["StringEquals"] == {"iam:PassedToService": "sagemaker.amazonaws.com"}
+
+
+def test_a_job_may_write_champions_and_nothing_else(template: dict[str, Any]) -> None:
+    objects, notices = template["Resources"]["ChampionPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert objects["Resource"]["Fn::Sub"].endswith(":::${BucketName}/${Prefix}/champions/*")
+    assert notices["Action"] == "sns:Publish"
+
+
+def test_failures_and_dead_letters_reach_the_topic(template: dict[str, Any]) -> None:
+    resources = template["Resources"]
+    pattern = resources["JobsThatFail"]["Properties"]["EventPattern"]
+    assert pattern["detail"]["TrainingJobStatus"] == ["Failed", "Stopped"]
+    assert resources["JobsThatFail"]["Properties"]["Targets"][0]["Arn"] == {"Ref": "Notices"}
+    assert resources["DeadLettersAlarm"]["Properties"]["AlarmActions"] == [{"Ref": "Notices"}]

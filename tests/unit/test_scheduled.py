@@ -1,0 +1,282 @@
+"""A scheduled request: the one that submit sends, within a schedule's limits, and only where a gate can work."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore.stub import Stubber
+
+from launcher.aws.schedules import STACK, Home, find_home, make_target
+from launcher.aws.session import Session
+from launcher.aws.shapes import check_request, find_violations
+from launcher.aws.site import LOCAL_SITE, offline_site
+from launcher.champion import Line
+from launcher.cli import make_parser
+from launcher.cli.schedules import make_expression
+from launcher.errors import InputError, RecipeError, RunError, SiteError
+from launcher.plan import Plan, make_plan
+from launcher.publication import Shelf
+from launcher.recipe import load_recipe, shipped_recipes
+from launcher.request import make_request
+from launcher.schedule import _with_topic, check_retries, create_schedule
+from launcher.scheduled import (
+    EXECUTION_ID,
+    INPUT_LIMIT,
+    SAMPLE_ID,
+    check_gate,
+    check_name,
+    check_rendered,
+    make_scheduled_plan,
+    render,
+    substitute,
+)
+
+HOME = Home("launcher", "arn:aws:iam::123456789012:role/r", "arn:aws:sqs:us-east-1:123456789012:q")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOWHERE = Session("local", "us-east-1")
+
+
+def _plan(name: str = "qwen2.5-1.5b-medical", **overrides: Any) -> Plan:
+    return make_plan(load_recipe(name, overrides), "mine")
+
+
+def _scheduled(plan: Plan, home: Home = HOME) -> Plan:
+    site = offline_site(plan.recipe)
+    line = Line(NOWHERE, "medical", f"s3://{site.bucket}/launcher/champions/medical/")
+    return make_scheduled_plan(plan, "mine", Shelf(NOWHERE, site, plan.recipe), line, home)
+
+
+def _leaves(value: Any, where: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        parts = [(f"{where}.{key}", part) for key, part in value.items()]
+    elif isinstance(value, list):
+        names = [
+            part.get("ChannelName", number) if isinstance(part, dict) else number for number, part in enumerate(value)
+        ]
+        parts = [(f"{where}[{name}]", part) for name, part in zip(names, value, strict=True)]
+    else:
+        return {where: value}
+    return {path: leaf for name, part in parts for path, leaf in _leaves(part, name).items()}
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_submit_and_a_firing_send_the_same_but_for_name_checkpoints_and_channels(name: str) -> None:
+    plan = _plan(name)
+    site = offline_site(plan.recipe)
+    submitted = make_request(plan, site)
+    fired = substitute(render(_scheduled(plan), site), SAMPLE_ID)
+    mine, theirs = _leaves(submitted), _leaves(fired)
+    different = {path for path in mine.keys() | theirs.keys() if mine.get(path) != theirs.get(path)}
+    rows = {f".InputDataConfig[{channel.name}]" for channel in plan.channels}
+    expected = {".TrainingJobName", ".HyperParameters.sagemaker_job_name", ".CheckpointConfig.S3Uri"}
+    expected |= {f"{row}.DataSource.S3DataSource.{key}" for row in rows for key in ("S3Uri", "S3DataType")}
+    added = (".InputDataConfig[publication]", ".InputDataConfig[champion]")
+    assert {path for path in different if not path.startswith(added)} == expected
+    check_request(fired)
+
+
+def test_the_execution_id_is_in_the_name_and_in_the_checkpoints() -> None:
+    plan = _plan()
+    request = render(_scheduled(plan), LOCAL_SITE)
+    assert request["TrainingJobName"] == f"mine-{EXECUTION_ID}"
+    fired = substitute(request, SAMPLE_ID)
+    assert fired["TrainingJobName"] == f"mine-{SAMPLE_ID}"
+    assert fired["CheckpointConfig"]["S3Uri"].endswith(f"/checkpoints/mine/{SAMPLE_ID}/")
+    assert "<aws.scheduler" not in json.dumps(fired)
+
+
+def test_rows_are_lists_at_places_that_stay() -> None:
+    request = render(_scheduled(_plan()), LOCAL_SITE)
+    sources = {part["ChannelName"]: part["DataSource"]["S3DataSource"] for part in request["InputDataConfig"]}
+    kinds = {name: source["S3DataType"] for name, source in sources.items()}
+    assert kinds == {
+        "train": "ManifestFile",
+        "eval": "ManifestFile",
+        "publication": "S3Prefix",
+        "champion": "ManifestFile",
+    }
+    assert sources["train"]["S3Uri"].endswith("/current/qwen2-5-1-5b-medical/train.manifest")
+
+
+def test_the_input_is_far_within_its_limit_and_the_schedule_is_one_that_aws_takes() -> None:
+    request = render(_scheduled(_plan()), LOCAL_SITE)
+    target = make_target(HOME, request, 2)
+    assert len(target["Input"].encode()) < INPUT_LIMIT / 10
+    params = {
+        "Name": "mine",
+        "ScheduleExpression": "rate(1 day)",
+        "FlexibleTimeWindow": {"Mode": "OFF"},
+        "Target": target,
+    }
+    assert find_violations("CreateSchedule", params, "scheduler") == []
+
+
+def test_a_request_too_long_for_a_schedule_is_refused() -> None:
+    request = render(_scheduled(_plan()), LOCAL_SITE)
+    request["HyperParameters"] |= {f"more_{number}": "x" * 2500 for number in range(30)}
+    request["Environment"] = {f"MORE_{number}": "x" * 512 for number in range(48)}
+    check_rendered(request)
+    request["Tags"] = [{"Key": f"tag{number}", "Value": "ü" * 256} for number in range(50)]
+    request["AlgorithmSpecification"]["MetricDefinitions"] = [
+        {"Name": f"m{number}", "Regex": "ü" * 500} for number in range(40)
+    ]
+    with pytest.raises(RecipeError, match="a schedule holds 262,144"):
+        check_rendered(request)
+
+
+def test_a_name_leaves_room_for_the_longest_execution_id() -> None:
+    assert len(f"{check_name('a' * 26)}-{SAMPLE_ID}") == 63
+    with pytest.raises(RunError, match="26 fit") as refused:
+        check_name("a" * 27)
+    assert "--name" in refused.value.hint
+    with pytest.raises(RunError, match="cannot be part of a job name"):
+        check_name("My_Schedule")
+
+
+def test_who_is_told_comes_from_the_stack_unless_the_recipe_says_so() -> None:
+    told = Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:1:told")
+    assert _scheduled(_plan(), told).config.notify_topic == told.topic
+    mine = _plan(**{"schedule.notify_topic": "arn:aws:sns:us-east-1:1:mine"})
+    assert _scheduled(mine, told).config.notify_topic.endswith(":mine")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [({"data.eval": ""}, "no rows to judge by"), ({"lora.bias": "all"}, "biases")],
+)
+def test_a_gate_that_could_not_judge_is_refused_before_anything_is_deployed(
+    overrides: dict[str, str], words: str
+) -> None:
+    plan = _plan(**{"schedule.promote": "if-better", **overrides})
+    with pytest.raises(RecipeError, match=words):
+        check_gate(plan.recipe, plan.channels)
+
+
+def test_what_becomes_of_an_adapter_is_no_part_of_the_recipe_digest() -> None:
+    one, other = _plan(), _plan(**{"schedule.promote": "if-better", "schedule.guards": "none"})
+    assert one.config.recipe_digest == other.config.recipe_digest
+
+
+def _session_with(outputs: dict[str, str] | None) -> Session:
+    """One whose CloudFormation answers with these outputs, or that there is no such stack."""
+    client = botocore.session.get_session().create_client(
+        "cloudformation", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
+    )
+    stubber = Stubber(client)
+    if outputs is None:
+        stubber.add_client_error("describe_stacks", "ValidationError", "Stack with id launcher-schedule does not exist")
+    else:
+        listed = [{"OutputKey": key, "OutputValue": value} for key, value in outputs.items()]
+        stack = {"StackName": STACK, "CreationTime": NOW, "StackStatus": "CREATE_COMPLETE", "Outputs": listed}
+        stubber.add_response("describe_stacks", {"Stacks": [stack]}, {"StackName": STACK})
+    stubber.activate()
+    return Session("aws", "us-east-1", _clients={"cloudformation": client})
+
+
+def test_role_queue_group_and_topic_come_from_the_stack_unless_they_are_named() -> None:
+    outputs = {"GroupName": "g", "RoleArn": "r", "QueueArn": "q", "TopicArn": "t"}
+    assert find_home(_session_with(outputs)) == Home("g", "r", "q", "t")
+    assert find_home(_session_with(outputs), role="mine") == Home("g", "mine", "q", "t")
+    assert find_home(Session("aws", "us-east-1"), role="mine", queue="too") == Home("launcher", "mine", "too")
+    del outputs["QueueArn"]
+    with pytest.raises(SiteError, match="no output 'QueueArn'"):
+        find_home(_session_with(outputs))
+    with pytest.raises(SiteError, match="no stack launcher-schedule") as refused:
+        find_home(_session_with(None))
+    assert "bootstrap --schedules" in refused.value.hint
+
+
+def test_an_update_keeps_who_is_told() -> None:
+    told = render(
+        _scheduled(_plan(), Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:1:told")), LOCAL_SITE
+    )
+    silent = render(_scheduled(_plan()), LOCAL_SITE)
+    assert "notify_topic" not in silent["HyperParameters"]
+    assert _with_topic(silent, told) == told
+
+
+def test_a_base_from_a_folder_goes_by_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    plan = _plan(**{"model.id": str(tmp_path)})
+    digest = plan.config.start_digest
+    assert digest.startswith("model:")
+    request = render(_scheduled(plan), LOCAL_SITE)
+    (source,) = [
+        channel["DataSource"]["S3DataSource"]
+        for channel in request["InputDataConfig"]
+        if channel["ChannelName"] == "model"
+    ]
+    assert source["S3Uri"].endswith(f"/data/model/{digest.partition(':')[2]}/")
+    (tmp_path / "config.json").write_text("{ }")
+    assert _plan(**{"model.id": str(tmp_path)}).config.start_digest != digest
+
+
+def test_an_unknown_guard_is_refused_by_name() -> None:
+    with pytest.raises(RecipeError, match="schedule.guards names bleu"):
+        load_recipe("tinyllama-chatdoctor", {"schedule.guards": "bleu"})
+
+
+@pytest.mark.parametrize(
+    ("words", "expression"),
+    [
+        (("--cron", "0 3 ? * MON *"), "cron(0 3 ? * MON *)"),
+        (("--rate", "1d"), "rate(1 day)"),
+        (("--rate", "90m"), "rate(90 minutes)"),
+        (("--at", "2030-01-31T03:00"), "at(2030-01-31T03:00:00)"),
+    ],
+)
+def test_flags_are_put_into_the_frame_of_aws(words: tuple[str, ...], expression: str) -> None:
+    assert make_expression(make_parser().parse_args(["schedule", "create", *words])) == expression
+
+
+@pytest.mark.parametrize(
+    ("expression", "timezone", "words"),
+    [
+        ("cron(0 3 31 2 ? *)", "UTC", "never fires|no such day|never"),
+        ("cron(0 3 * * MON)", "UTC", "five|5 fields|six"),
+        ("cron(0 3 ? * MON *)", "Europe/Berln", "no time zone"),
+        ("at(2001-01-01T00:00:00)", "UTC", "past|never"),
+        ("rate(30 seconds)", "UTC", "seconds"),
+    ],
+)
+def test_a_time_that_never_comes_is_refused_before_anything_is_asked(
+    expression: str, timezone: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        create_schedule(_plan(), expression, timezone)
+    assert refused.value.hint
+    assert refused.value.exit_code == 2
+
+
+def test_retries_stay_between_one_and_three() -> None:
+    assert [check_retries(count) for count in (1, 2, 3)] == [1, 2, 3]
+    with pytest.raises(InputError, match="between 1 and 3"):
+        check_retries(4)
+
+
+def test_a_wrong_clock_and_a_missing_group_are_explained() -> None:
+    from launcher.aws.errors import explain
+
+    expired = explain("creating", {"Code": "InvalidSignatureException", "Message": "Signature expired: 2026 is now"})
+    assert "clock" in expired.hint
+    assert expired.exit_code == 3
+    gone = explain(
+        "creating", {"Code": "ResourceNotFoundException", "Message": "Schedule group launcher does not exist."}
+    )
+    assert "bootstrap --schedules" in gone.hint
+
+
+def test_a_scheduled_job_belongs_to_its_schedule() -> None:
+    from launcher.job import is_scheduled, run_of
+
+    assert run_of(f"weekly-{SAMPLE_ID}") == "weekly"
+    assert run_of("weekly-d32c5kddcf5bb8c3") == "weekly"
+    assert run_of("weekly-20260101-030000") == "weekly"
+    assert is_scheduled(f"weekly-{SAMPLE_ID}")
+    assert not is_scheduled("weekly-20260101-030000")
+    assert not is_scheduled(Path("a-very-ordinaryrunname").name)
