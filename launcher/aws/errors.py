@@ -88,7 +88,7 @@ TABLE = (
     # too much at once, or AWS's own trouble
     Explanation(
         "Throttling(Exception)?|ThrottledException|TooManyRequests(Exception)?|SlowDown|RequestThrottled(Exception)?|RequestLimitExceeded|"
-        "BandwidthLimitExceeded|LimitExceededException|ProvisionedThroughputExceededException|TransactionInProgressException|"
+        "BandwidthLimitExceeded|LimitExceededException|ConcurrentAccess(Exception)?|ProvisionedThroughputExceededException|TransactionInProgressException|"
         "PriorRequestNotComplete|EC2ThrottledException|OverLimit",
         "", CloudError, "AWS asks for fewer calls, and retries with growing pauses did not help; try again in a minute.",
     ),
@@ -103,6 +103,8 @@ TABLE = (
         "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraintException|301|307", "", SiteError,
         "The bucket lies in another region; set compute.region to it.",
     ),
+    Explanation("QueueDeletedRecently", "", CloudError, "A queue's name is free again a minute after it was deleted; try again then."),
+    Explanation("(Topic|Tag)LimitExceeded(Exception)?", "", CloudError, "Delete topics or tags that nobody uses, or ask for a higher quota."),
     Explanation("InvalidObjectState", "", SiteError, "The object lies in an archive; restore it, or copy it to another storage class."),
     Explanation(
         "NoSuch\\w+|\\w*NotFound(Exception)?|\\w+DoesNotExist|InvalidChangeSetStatus|\\w+Disabled", "", CloudError,
@@ -114,7 +116,8 @@ STATED_DEFAULT = frozenset({
     "EndpointDisabled", "IllegalArgumentException", "InvalidAddress", "InvalidEventPatternException", "InvalidInput",
     "InvalidNextTokenException", "InvalidPaginationTokenException", "InvalidParameter", "InvalidParameterException",
     "InvalidRequest", "InvalidRequestException", "InvalidWriteOffset", "ExpiredNextTokenException",
-    "ManagedRuleException", "ParameterValueInvalid", "PolicyEvaluation", "UnsupportedOperation",
+    "InvalidAttributeName", "InvalidAttributeValue", "ManagedRuleException", "ParameterValueInvalid", "QueueNameExists",
+    "StaleTag", "TagPolicy", "PolicyEvaluation", "UnsupportedOperation",
 })  # fmt: skip
 FALLBACK_HINT = "Try again; if it stays, the message above is AWS's own."
 SIGN_IN = "Sign in with `aws sso login` or `aws configure`."
