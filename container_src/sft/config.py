@@ -11,6 +11,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 CHANNEL_ROOT = "/opt/ml/input/data"
@@ -192,7 +193,12 @@ NOT_NEGATIVE = (
 
 def type_of(name: str) -> Any:
     """The declared type of a hyperparameter."""
-    return get_type_hints(TrainConfig)[name]
+    return _types()[name]
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(TrainConfig)
 
 
 def section_of(name: str) -> tuple[str, str]:

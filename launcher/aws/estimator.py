@@ -21,9 +21,6 @@ from launcher.errors import LauncherError
 from launcher.plan import Plan, wait_s
 from launcher.request import ENTRY_POINT, TOOLKIT_LOG_LEVEL, Site, channel_uri, checkpoint_uri, image_uri, s3_uri
 
-# A configuration given in full keeps the SDK from reading the user's own, which could change the request.
-TELEMETRY_OFF = {"SchemaVersion": "1.0", "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
-
 
 def start_job(plan: Plan, site: Site, request: dict[str, Any], session: Session) -> None:
     with _quiet_sdk(), explained(f"starting job {plan.job_name}"):
@@ -64,23 +61,22 @@ def _make_session(session: Session, site: Site, request: dict[str, Any]) -> Any:
     class CheckedSession(sagemaker.Session):  # type: ignore[misc]  # the SDK has no types
         """Sends our request where the SDK would send its own, after comparing them."""
 
+        def _initialize(self, boto_session: Any, sagemaker_client: Any, **unused: Any) -> None:
+            """As the SDK's local mode does it: the SDK's own makes six clients that training does not use, and reads
+            the user's configuration, which could change the request, or validates one for a second."""
+            self.boto_session, self._region_name = boto_session, boto_session.region_name
+            self.sagemaker_client, self.local_mode = sagemaker_client, False
+            self.sagemaker_config: dict[str, Any] = {}
+
         def _intercept_create_request(self, sdk_request: Any, create: Callable[[Any], Any], func_name: str = "") -> Any:
             check_same_request(ours=request, theirs=sdk_request)
             return self.sagemaker_client.create_training_job(**request)
 
-    client = session.client("sagemaker")
-    sdk_session = CheckedSession(
+    return CheckedSession(
         boto_session=boto3.Session(botocore_session=session.botocore, region_name=session.region),
-        sagemaker_client=client,
-        # Never called when training; the SDK would otherwise make a client of each service.
-        sagemaker_runtime_client=client,
-        sagemaker_featurestore_runtime_client=client,
-        sagemaker_metrics_client=client,
+        sagemaker_client=session.client("sagemaker"),
         default_bucket=site.bucket,
-        sagemaker_config=TELEMETRY_OFF,
     )
-    sdk_session.sagemaker_config = {}  # has served its purpose; each look at it costs a validation of 0.1 s
-    return sdk_session
 
 
 def _make_estimator(plan: Plan, site: Site, request: dict[str, Any], sdk_session: Any) -> Any:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from launcher.aws.errors import explained
+from launcher.aws.loader import make_loader
 from launcher.errors import CredentialsError, SiteError
 
 LOCAL_REGION = "us-east-1"
@@ -40,7 +38,7 @@ class Session:
         import botocore.session
 
         session = botocore.session.get_session()
-        session.register_component("data_loader", _make_loader())
+        session.register_component("data_loader", make_loader())
         session.set_config_variable("region", self.region)
         if self.credentials:
             session.set_credentials(*self.credentials)
@@ -63,26 +61,6 @@ class Session:
             read_timeout=60,
             user_agent_appid="launcher",
         )
-
-
-def _make_loader() -> Any:
-    """botocore's loader, without what takes a third of a short command: looking into each of its 400 services before
-    it loads one, and reading their models into ordered dictionaries, which plain ones have long been."""
-    from botocore.loaders import JSONFileLoader, Loader
-
-    class QuickFileLoader(JSONFileLoader):  # type: ignore[misc]  # botocore has no types
-        def load_file(self, file_path: str) -> Any:
-            for path, open_file in ((Path(f"{file_path}.json"), open), (Path(f"{file_path}.json.gz"), gzip.open)):
-                if path.is_file():
-                    with open_file(path, "rb") as file:
-                        return json.loads(file.read())
-            return None
-
-    class QuickLoader(Loader):  # type: ignore[misc]
-        def list_available_services(self, type_name: str) -> list[str]:
-            return [entry.name for path in self.search_paths if Path(path).is_dir() for entry in os.scandir(path)]
-
-    return QuickLoader(file_loader=QuickFileLoader())
 
 
 def open_session(place: str, region: str = "") -> Session:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from launcher import leaks
+from launcher.aws.loader import make_loader
 from launcher.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,11 +40,10 @@ TYPES: dict[str, tuple[type, ...]] = {
 @cache
 def load_service(service: str) -> ServiceModel:
     """botocore's model of a service, as the client of this installation has it."""
-    from botocore.loaders import Loader
     from botocore.model import ServiceModel
 
-    # botocore's own loader keeps the raw models of every service it ever read; this one is dropped at once.
-    return ServiceModel(Loader().load_service_model(service, "service-2"), service)
+    # a loader keeps the raw models of every service it ever read; this one is dropped at once
+    return ServiceModel(make_loader().load_service_model(service, "service-2"), service)
 
 
 def find_operation(service: str, operation: str) -> OperationModel | None:
