@@ -6,20 +6,30 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from itertools import islice
 from typing import Any
 
 from launcher.aws import jobs, schedules
 from launcher.aws.session import Session
-from launcher.job import EXECUTION, Job, JobState, make_status
+from launcher.job import EXECUTION, Job, make_status
 
 # Dollars an hour of an instance type in a region; None where no price is known.
 RECENT = 20  # jobs of a schedule that may still run
 Price = Callable[[str, str], float | None]
 
 
-def no_price(instance: str, region: str) -> None:
-    """Nobody has looked prices up."""
+@cache
+def look_up(instance: str, region: str) -> float | None:
+    """From AWS's price list where it answers soon, else from the launcher's table."""
+    from launcher.aws.prices import start_pricing
+
+    found = start_pricing(instance, region)()
+    return found.usd_per_hour if found else None
+
+
+def cost_nothing(instance: str, region: str) -> None:
+    """This machine sends no bill."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +60,16 @@ def iter_executions(session: Session, name: str, arn: str, queue: str, price: Pr
     for summary in iter_jobs_of(session, name):
         while dead and dead[-1].time > summary["CreationTime"]:
             yield dead.pop()
-        yield _from_job(Job(summary["TrainingJobName"], session).state(), session.region, price)
+        yield _from_job(Job(summary["TrainingJobName"], session), price)
     yield from reversed(dead)
 
 
-def _from_job(state: JobState, region: str, price: Price) -> Execution:
-    hourly = price(state.instance, region) if state.billed_s is not None else None
-    cost = None if hourly is None or state.billed_s is None else hourly * state.billed_s / 3600
+def _from_job(job: Job, price: Price) -> Execution:
+    state, cost = job.state(), None
+    if state.billed_s is not None and (hourly := price(state.instance, job.session.region)) is not None:
+        count = job.description()["ResourceConfig"].get("InstanceCount", 1)
+        # AWS bills the billable seconds at the on-demand price: they hold a spot job's saving already
+        cost = hourly * count * state.billed_s / 3600
     return Execution(state.created, state.name, state.status.value, state.outcome or state.reason, state.billed_s, cost)
 
 

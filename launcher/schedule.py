@@ -20,7 +20,7 @@ from launcher.aws.session import Session, open_session
 from launcher.champion import Line, ensure_pointer, line_beside, read_champion
 from launcher.data.settings import CHANNELS
 from launcher.errors import InputError, RunError, UnknownJob
-from launcher.executions import Execution, Price, find_live_job, iter_executions, iter_jobs_of, no_price
+from launcher.executions import Execution, Price, cost_nothing, find_live_job, iter_executions, iter_jobs_of, look_up
 from launcher.job import Job, iter_sessions
 from launcher.plan import Plan, data_digest, recipe_key
 from launcher.progress import Say, Track, silent, untracked
@@ -120,10 +120,11 @@ class Schedule:
         target = {**self.params["Target"], "Input": self.request}
         return {**self.params, "Target": target, "next": [firing.isoformat() for firing in self.next_firings()]}
 
-    def executions(self, price: Price = no_price) -> Iterator[Execution]:
-        """What came of each firing and trigger, the newest first."""
+    def executions(self, price: Price | None = None) -> Iterator[Execution]:
+        """What came of each firing and trigger, the newest first; at AWS's prices, or those given."""
         dead = self.params["Target"].get("DeadLetterConfig", {}).get("Arn", "")
-        return iter_executions(self.session, self.name, str(self.params["Arn"]), dead, price)
+        known = look_up if self.session.place == "aws" else cost_nothing
+        return iter_executions(self.session, self.name, str(self.params["Arn"]), dead, price or known)
 
     def pause(self) -> Schedule:
         return self._put(State="DISABLED")

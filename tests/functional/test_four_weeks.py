@@ -170,6 +170,9 @@ def test_only_what_is_better_becomes_champion(session, recipe, write_rows, launc
     ]
     history = json.loads(launch("schedule", "history", "weekly", "--place", "local", "--json").stdout)
     assert [line["job"] for line in history] == [fourth.job, third.job, second.job, first.job]
+    paid = next(iter(schedule.executions(lambda instance, region: 3600.0)))
+    assert paid.cost == paid.billed_s > 0
+    assert history[0]["cost"] is None  # this machine sends no bill
     with pytest.raises(RunError, match="refused"):
         promote_job(fourth.job, "local")
     assert roll_back_champion(recipe).check().job == first.job
