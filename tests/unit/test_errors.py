@@ -57,6 +57,8 @@ def client_error(code: str, message: str = "") -> ClientError:
         (client_error("InternalFailure", ""), CloudError, 3),
         (client_error("InvalidObjectState", ""), SiteError, 3),
         (client_error("NoSuchKey", ""), CloudError, 3),
+        (client_error("QueueDeletedRecently", "wait 60 seconds"), CloudError, 3),
+        (client_error("TopicLimitExceededException", ""), CloudError, 3),
         (client_error("NeverSeenBefore", "hm"), CloudError, 3),
         (NoCredentialsError(), CredentialsError, 3),
         (ProfileNotFound(profile="absent"), CredentialsError, 3),
