@@ -7,7 +7,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 
-from launcher.cli import checking, data, jobs, local, recipes
+from launcher.cli import checking, data, health, jobs, local, recipes
 from launcher.cli.following import INTERRUPTED
 from launcher.errors import InputError, LauncherError
 
@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     recipes.add_verbs(verbs)
     data.add_verbs(verbs)
     checking.add_verbs(verbs)
+    health.add_verbs(verbs)
     jobs.add_verbs(verbs)
     local.add_verbs(verbs)
     return parser

@@ -11,15 +11,17 @@ from pathlib import Path
 import launcher
 
 PACKAGE = Path(launcher.__file__).parent
-LEAVES = {"errors", "home", "progress", "images", "instances", "gpu", "tables"}
+LEAVES = {"errors", "home", "progress", "images", "instances", "gpu", "tables", "price_table"}
 # module or package -> what it may import beside the leaves
 ALLOWED = {
     "__init__": {"job", "plan", "recipe", "request", "submission"},
     "__main__": {"cli"},
     "cli": {
+        "budget",
         "cli",
         "console",
         "data",
+        "doctor",
         "job",
         "ledger",
         "plan",
@@ -32,8 +34,14 @@ ALLOWED = {
         "local",
         "results",
     },
-    "console": {"data", "job", "recipe", "results"},
-    "submission": {"aws", "data", "hub", "job", "ledger", "plan", "request", "runs"},
+    "console": {"data", "doctor", "job", "recipe", "results"},
+    "budget": {"aws", "estimate", "plan", "recipe"},
+    "estimate": {"data", "memory_model", "plan", "time_model"},
+    "memory_model": set(),
+    "time_model": {"memory_model"},
+    "price_table": set(),
+    "doctor": {"aws", "hub", "recipe", "request"},
+    "submission": {"aws", "budget", "data", "hub", "job", "ledger", "plan", "request", "runs"},
     "runs": {"aws", "job", "plan", "request"},
     "job": {"aws", "ledger", "results"},
     "results": {"aws", "results"},
@@ -68,6 +76,9 @@ BRIDGES = {
     "request": {"config"},
     "data": {"config", "data", "failure", "model", "stand_in", "steps"},
     "submission": {"architectures"},
+    "memory_model": {"architectures", "config"},
+    "time_model": {"config", "steps"},
+    "estimate": {"config"},
 }
 
 
