@@ -84,7 +84,8 @@ def find_region() -> str:
     """The region that AWS's tools would use here; empty when none is set."""
     import botocore.session
 
-    return os.environ.get("AWS_REGION") or botocore.session.get_session().get_config_variable("region") or ""
+    with explained("looking for a region"):  # a profile of that name may be missing
+        return os.environ.get("AWS_REGION") or botocore.session.get_session().get_config_variable("region") or ""
 
 
 def _wanted_region() -> str:

@@ -11,33 +11,35 @@ from pathlib import Path
 import launcher
 
 PACKAGE = Path(launcher.__file__).parent
-LEAVES = {"cron", "errors", "home", "progress", "images", "instances", "gpu", "leaks", "tables"}
+LEAVES = {"cron", "errors", "gpu", "home", "images", "instances", "leaks", "price_table", "progress", "tables"}
 # module or package -> what it may import beside the leaves
 ALLOWED = {
     "__init__": {"champion", "job", "plan", "publication", "recipe", "request", "schedule", "submission"},
     "__main__": {"cli"},
     "cli": {
+        "aws",
+        "budget",
         "champion",
         "cli",
         "console",
         "data",
+        "doctor",
         "fallback",
         "job",
         "ledger",
+        "local",
         "plan",
         "preparation",
         "publication",
         "recipe",
         "recipe_values",
         "request",
+        "results",
         "schedule",
         "submission",
-        "aws",
-        "local",
-        "results",
     },
-    "console": {"data", "job", "recipe", "results"},
-    "submission": {"aws", "data", "fallback", "hub", "job", "ledger", "plan", "request", "runs"},
+    "console": {"data", "doctor", "job", "recipe", "results"},
+    "submission": {"aws", "budget", "data", "fallback", "hub", "job", "ledger", "plan", "request", "runs"},
     "fallback": {"aws", "job", "ledger", "plan", "request", "runs"},
     "runs": {"aws", "job", "plan", "request"},
     "publication": {"aws", "data", "plan", "recipe", "request", "submission"},
@@ -85,6 +87,12 @@ ALLOWED = {
     "tables": set(),
     "aws": {"aws", "data", "plan", "recipe", "request"},
     "local": {"local"},
+    "budget": {"aws", "estimate", "plan", "recipe"},
+    "estimate": {"data", "memory_model", "plan", "time_model"},
+    "memory_model": set(),
+    "time_model": {"memory_model"},
+    "price_table": set(),
+    "doctor": {"aws", "hub", "recipe", "request"},
 }
 # One arrow each, for one module each: the session starts the endpoint, and both sides hold requests against botocore.
 EXCEPTIONS = {("aws/session", "local"), ("local/json_protocol", "aws"), ("local/rest_protocol", "aws")}
@@ -100,6 +108,9 @@ BRIDGES = {
     "publication": {"publication"},
     "champion": {"champion"},
     "scheduled": {"publication"},
+    "memory_model": {"architectures", "config"},
+    "time_model": {"config", "steps"},
+    "estimate": {"config"},
 }
 
 
