@@ -7,7 +7,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 
-from launcher.cli import checking, data, jobs, local, recipes
+from launcher.cli import account, checking, data, jobs, local, recipes
 from launcher.cli.following import INTERRUPTED
 from launcher.errors import InputError, LauncherError
 
@@ -58,4 +58,5 @@ def make_parser() -> argparse.ArgumentParser:
     checking.add_verbs(verbs)
     jobs.add_verbs(verbs)
     local.add_verbs(verbs)
+    account.add_verbs(verbs)
     return parser
