@@ -38,8 +38,9 @@ class Proposal:
         return self.change_set.changes
 
     def carry_out(self, say: Say = silent) -> Stack:
+        events = stacks.execute(self.session, self.change_set)
         self.is_open = False
-        _follow(self.name, stacks.execute(self.session, self.change_set), GOOD_ENDS, say)
+        _follow(self.name, events, GOOD_ENDS, say)
         return _existing(self.session, self.name)
 
 

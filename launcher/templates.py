@@ -104,7 +104,8 @@ def _iter_grants(template: str, logical: str, resource: dict[str, Any]) -> Itera
         documents.append(("", properties["AssumeRolePolicyDocument"]))
         documents.extend((logical, policy["PolicyDocument"]) for policy in properties.get("Policies", []))
     elif kind in ("AWS::IAM::ManagedPolicy", "AWS::IAM::Policy"):
-        documents.append((logical, properties["PolicyDocument"]))
+        roles = [role["Ref"] for role in properties.get("Roles", []) if isinstance(role, dict) and "Ref" in role]
+        documents.append((", ".join(roles) or logical, properties["PolicyDocument"]))
     elif kind in RESOURCE_POLICIES and "PolicyDocument" in properties:
         documents.append(("", properties["PolicyDocument"]))
     for who, document in documents:

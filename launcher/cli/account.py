@@ -37,7 +37,7 @@ def add_verbs(verbs: Any) -> None:
     bootstrap.add_argument("--print", action="store_true", help="only show who may do what; needs no account")
     bootstrap.add_argument("--prefix", help="output.prefix of the recipes (default: launcher)")
     bootstrap.add_argument("--instances", metavar="TYPES", help="types people may start, such as 'ml.g5.*,ml.g6.*'")
-    bootstrap.add_argument("--max-runtime", metavar="TIME", help="longest time limit people may ask for, such as 8h")
+    bootstrap.add_argument("--max-runtime", type=_seconds, metavar="TIME", help="longest time limit people may ask for, such as 8h")
     bootstrap.add_argument("--hf-secret", metavar="NAME", help="secret with a Hub token that jobs may read; '' for none")
     bootstrap.add_argument("--kms-key", metavar="ARN", help="your own key for the bucket; '' for AWS's own, which is free")
     bootstrap.add_argument("--image-repository", metavar="ARN", help="ECR repository with images of your own")
@@ -59,6 +59,15 @@ def add_verbs(verbs: Any) -> None:
     )
     _add_place(teardown)
     add_json(teardown)
+
+
+def _seconds(text: str) -> int:
+    from launcher.recipe_sections import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -106,11 +115,10 @@ def run_bootstrap(args: argparse.Namespace) -> int:
 def _given(args: argparse.Namespace, session: Session) -> dict[str, str]:
     """Parameters that the command line sets; the others stay as they are."""
     from launcher.bootstrap import find_secret
-    from launcher.recipe_values import parse_duration
 
     given = {name: value for flag, name in PARAMETER_FLAGS.items() if (value := getattr(args, flag)) is not None}
     if args.max_runtime is not None:
-        given["MaxRuntime"] = str(parse_duration(args.max_runtime))
+        given["MaxRuntime"] = str(args.max_runtime)
     if args.hf_secret is not None:
         given["HfSecretArn"] = find_secret(session, args.hf_secret) if args.hf_secret else ""
     return given

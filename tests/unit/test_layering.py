@@ -26,6 +26,7 @@ ALLOWED = {
         "plan",
         "preparation",
         "recipe",
+        "recipe_sections",
         "recipe_values",
         "request",
         "submission",
