@@ -55,7 +55,7 @@ def proposed(session: Session, name: str, given: dict[str, str]) -> Iterator[Pro
         check_changeable(found)
     parameters = make_parameters(session.region, {} if is_new or found is None else found.parameters, given)
     change_set = stacks.make_change_set(session, name, template_text(TRAINING), parameters, is_new=is_new)
-    proposal = Proposal(session, account, name, change_set, is_open=bool(change_set.changes))
+    proposal = Proposal(session, account, name, change_set, is_open=not change_set.nothing_to_do)
     try:
         yield proposal
     finally:

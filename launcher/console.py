@@ -64,9 +64,7 @@ def print_pairs(rows: Iterable[tuple[str, str]]) -> None:
         data(f"{name:<{width}}  {value}")
 
 
-def print_table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], emit: Callable[[str], None] = data
-) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], emit: Callable[[str], None] = data) -> None:
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         emit("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from launcher.aws.errors import explained
 from launcher.aws.session import Session
 
-
 ABSENT = ("NoSuchBucket", "404")
 NO_VERSIONS = ("NotImplemented", "NotImplementedException", "501")  # of a store that keeps none
 

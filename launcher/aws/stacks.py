@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +55,8 @@ class ChangeSet:
     id: str
     stack_id: str
     is_new: bool
-    changes: tuple[Change, ...]
+    changes: tuple[Change, ...] = ()
+    nothing_to_do: bool = False  # an update of outputs alone changes no resource, and is still one
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def make_change_set(
     is_new: bool,
     sleep: Callable[[float], None] = time.sleep,
 ) -> ChangeSet:
-    """Nothing of it is carried out yet. Without changes AWS calls it failed; here it has none and is gone again."""
+    """Nothing of it is carried out yet. What AWS calls a failed change set for want of changes is gone again."""
     client = session.client("cloudformation")
     with explained(f"proposing a change to the stack {name}"):
         made = client.create_change_set(
@@ -112,18 +114,18 @@ def make_change_set(
             Capabilities=CAPABILITIES,
             ImportExistingResources=True,  # a bucket that an earlier stack left behind is taken up again
         )
-        proposed = ChangeSet(made["Id"], made["StackId"], is_new, ())
+        proposed = ChangeSet(made["Id"], made["StackId"], is_new)
         try:
             changes = _await_changes(client, made["Id"], name, lambda: sleep(_pause(session)))
         except BaseException:  # Ctrl-C too: neither the proposal nor the empty stack made for it may stay behind
             discard(session, proposed)
             raise
-    if not changes:
+    if changes is None:
         discard(session, proposed)
-    return ChangeSet(made["Id"], made["StackId"], is_new, changes)
+    return dataclasses.replace(proposed, changes=changes or (), nothing_to_do=changes is None)
 
 
-def _await_changes(client: Any, change_set: str, name: str, pause: Callable[[], None]) -> tuple[Change, ...]:
+def _await_changes(client: Any, change_set: str, name: str, pause: Callable[[], None]) -> tuple[Change, ...] | None:
     while True:
         pages = [client.describe_change_set(ChangeSetName=change_set)]
         if pages[0]["Status"] not in CHANGING:
@@ -132,7 +134,7 @@ def _await_changes(client: Any, change_set: str, name: str, pause: Callable[[], 
     if pages[0]["Status"] == "FAILED":
         reason = pages[0].get("StatusReason", "")
         if UNCHANGED.search(reason):
-            return ()
+            return None
         raise CloudError(f"CloudFormation refuses the change to {name}: {reason}", hint=_fix(reason))
     while token := pages[-1].get("NextToken"):
         pages.append(client.describe_change_set(ChangeSetName=change_set, NextToken=token))
@@ -215,7 +217,9 @@ def explain_failure(name: str, events: list[Event], hint: str) -> CloudError:
     failed = [event for event in events if event.failed]
     first = next((event for event in failed if not event.is_of_stack), failed[0] if failed else None)
     if first is None:
-        return CloudError(f"The stack {name} ended in {events[-1].status if events else 'an unknown state'}.", hint=hint)
+        return CloudError(
+            f"The stack {name} ended in {events[-1].status if events else 'an unknown state'}.", hint=hint
+        )
     fix = _fix(first.reason)
     return CloudError(
         f"The stack {name} failed at {first.resource} ({first.kind}): {first.reason or first.status}",

@@ -37,9 +37,15 @@ def add_verbs(verbs: Any) -> None:
     bootstrap.add_argument("--print", action="store_true", help="only show who may do what; needs no account")
     bootstrap.add_argument("--prefix", help="output.prefix of the recipes (default: launcher)")
     bootstrap.add_argument("--instances", metavar="TYPES", help="types people may start, such as 'ml.g5.*,ml.g6.*'")
-    bootstrap.add_argument("--max-runtime", type=_seconds, metavar="TIME", help="longest time limit people may ask for, such as 8h")
-    bootstrap.add_argument("--hf-secret", metavar="NAME", help="secret with a Hub token that jobs may read; '' for none")
-    bootstrap.add_argument("--kms-key", metavar="ARN", help="your own key for the bucket; '' for AWS's own, which is free")
+    bootstrap.add_argument(
+        "--max-runtime", type=_seconds, metavar="TIME", help="longest time limit people may ask for, such as 8h"
+    )
+    bootstrap.add_argument(
+        "--hf-secret", metavar="NAME", help="secret with a Hub token that jobs may read; '' for none"
+    )
+    bootstrap.add_argument(
+        "--kms-key", metavar="ARN", help="your own key for the bucket; '' for AWS's own, which is free"
+    )
     bootstrap.add_argument("--image-repository", metavar="ARN", help="ECR repository with images of your own")
     bootstrap.add_argument(
         "--vpc",
@@ -89,7 +95,9 @@ def _confirm(yes: bool, question: str) -> None:
     if yes:
         return
     if not console.can_ask():
-        raise InputError("There is no terminal to ask on, so nothing was done.", hint="Add --yes to go on without asking.")
+        raise InputError(
+            "There is no terminal to ask on, so nothing was done.", hint="Add --yes to go on without asking."
+        )
     if not console.confirm(question):
         raise InputError("Nothing was done.", hint="Run it again when you are ready; nothing of it is left behind.")
 
@@ -103,11 +111,11 @@ def run_bootstrap(args: argparse.Namespace) -> int:
     session, name = _open(args)
     with proposed(session, name, _given(args, session)) as proposal:
         console.say(f"account {proposal.account}, region {session.region}, stack {name}")
-        if not proposal.changes:
+        if proposal.change_set.nothing_to_do:
             return _report(args.json, proposal, "unchanged")
         if not args.json or console.can_ask():
             _print_changes(proposal, to_stdout=not args.json)
-        _confirm(args.yes, f"Make these {len(proposal.changes)} changes in account {proposal.account}?")
+        _confirm(args.yes, f"Make this change in account {proposal.account}?")
         proposal.carry_out(console.say)
     return _report(args.json, proposal, "created" if proposal.change_set.is_new else "updated")
 
@@ -127,6 +135,9 @@ def _given(args: argparse.Namespace, session: Session) -> dict[str, str]:
 def _print_changes(proposal: Proposal, *, to_stdout: bool) -> None:
     from launcher import console
 
+    if not proposal.changes:
+        console.say("no resource changes by itself: only parameters or outputs")
+        return
     rows = [(change.action, change.resource, change.kind, change.replaced) for change in proposal.changes]
     console.print_table(("CHANGE", "RESOURCE", "TYPE", "REPLACED"), rows, console.data if to_stdout else console.say)
 
