@@ -73,7 +73,7 @@ def parse_template(text: str) -> dict[str, Any]:
 def _make_loader() -> Any:
     import yaml
 
-    class TemplateLoader(yaml.SafeLoader):
+    class TemplateLoader(yaml.SafeLoader):  # type: ignore[misc]  # no types of its own
         pass
 
     def make_function(loader: Any, name: str, node: Any) -> dict[str, Any]:
