@@ -40,7 +40,9 @@ class Proposal:
     def carry_out(self, say: Say = silent) -> Stack:
         events = stacks.execute(self.session, self.change_set)
         self.is_open = False
-        _follow(self.name, events, GOOD_ENDS, say)
+        again = f"`launcher teardown --stack-name {self.name}` takes away what is left; then bootstrap again."
+        after = again if self.change_set.is_new else "The stack is as it was before."
+        _follow(self.name, events, GOOD_ENDS, after, say)
         return _existing(self.session, self.name)
 
 
@@ -139,7 +141,8 @@ class Removal:
     keeps_bucket: bool
 
     def carry_out(self, say: Say = silent) -> None:
-        _follow(self.stack.name, stacks.delete(self.session, self.stack), (DELETED,), say)
+        events = stacks.delete(self.session, self.stack)
+        _follow(self.stack.name, events, (DELETED,), "Then `launcher teardown` again.", say)
         if self.bucket and not self.keeps_bucket:
             buckets.delete_bucket(self.session, self.bucket)
 
@@ -165,12 +168,10 @@ def _existing(session: Session, name: str) -> Stack:
     return stack
 
 
-def _follow(name: str, events: Iterator[Event], good: tuple[str, ...], say: Say) -> None:
+def _follow(name: str, events: Iterator[Event], good: tuple[str, ...], after_failure: str, say: Say) -> None:
     seen = []
     for event in events:
         seen.append(event)
         say(f"{event.status:<20} {event.resource}" + (f": {event.reason}" if event.failed else ""))
     if not seen or seen[-1].status not in good:
-        raise stacks.explain_failure(
-            name, seen, f"`launcher teardown --stack-name {name}` takes away what is left; then try again."
-        )
+        raise stacks.explain_failure(name, seen, after_failure)

@@ -65,7 +65,7 @@ def parse_template(text: str) -> dict[str, Any]:
     """As CloudFormation's JSON: `!Ref X` becomes {"Ref": "X"}, any other `!Name` {"Fn::Name": ...}."""
     import yaml
 
-    template: dict[str, Any] = yaml.load(text, Loader=_make_loader())  # noqa: S506  # a SafeLoader with more tags
+    template: dict[str, Any] = yaml.load(text, Loader=_make_loader())  # a SafeLoader with more tags
     return template
 
 
@@ -161,4 +161,6 @@ def _text(value: Any) -> str:
             value = f"${{{'.'.join(argument)}}}"
         elif function == "Fn::Sub":
             value = argument
+        elif function == "Fn::Split":
+            value = _text(argument[1])
     return f"{value} (if {condition})" if condition else str(value)

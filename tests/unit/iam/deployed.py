@@ -67,6 +67,8 @@ class Deployed:
             return not self._value(argument[0])
         if function == "Join":
             return argument[0].join(self._value(argument[1]))
+        if function == "Split":
+            return self._value(argument[1]).split(argument[0])
         if function == "Ref":
             return self._ref(argument)
         if function == "GetAtt":
@@ -81,8 +83,7 @@ class Deployed:
         if match[1]:
             return f"${{{match[2]}}}"
         name, _, attribute = match[2].partition(".")
-        value = self._attribute(name, attribute) if attribute else self._ref(name)
-        return ",".join(value) if isinstance(value, list) else str(value)
+        return str(self._attribute(name, attribute) if attribute else self._ref(name))
 
     def _ref(self, name: str) -> Any:
         if name == "AWS::NoValue":
@@ -90,8 +91,7 @@ class Deployed:
         if name in PSEUDO:
             return PSEUDO[name]
         if name in self._parameters:
-            value = self._parameters[name]
-            return value.split(",") if self._template["Parameters"][name]["Type"] == "CommaDelimitedList" else value
+            return self._parameters[name]
         resource = self._template["Resources"][name]
         if "BucketName" in resource.get("Properties", {}):
             return self._value(resource["Properties"]["BucketName"])
