@@ -40,10 +40,12 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def can_ask() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def confirm(question: str) -> bool:
-    """Ask on a terminal; without one nobody can answer, and yes is meant."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return True
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -63,10 +65,10 @@ def print_pairs(rows: Iterable[tuple[str, str]]) -> None:
         data(f"{name:<{width}}  {value}")
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], emit: Callable[[str], None] = data) -> None:
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
-        data("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        emit("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def print_error(error: LauncherError) -> None:

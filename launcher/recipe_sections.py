@@ -15,7 +15,7 @@ Place = Literal["aws", "local"]
 SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code", "schedule", "secrets")
 
 
-def _duration(text: str) -> int:
+def parse_duration(text: str) -> int:
     """ "90m", "4h", "1d" or "3600" -> seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
     if not match:
@@ -37,7 +37,7 @@ def _dollars(text: str) -> float:
 
 def _key(name: str, default: Any) -> Any:
     """A field that a recipe spells differently, because "4h" reads better than 14400."""
-    return field(default=default, metadata={"key": name, "parse": _duration})
+    return field(default=default, metadata={"key": name, "parse": parse_duration})
 
 
 def _list(name: str, *default: str) -> Any:

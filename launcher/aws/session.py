@@ -88,6 +88,15 @@ def find_region() -> str:
         return os.environ.get("AWS_REGION") or botocore.session.get_session().get_config_variable("region") or ""
 
 
+def known_regions() -> list[str]:
+    """Every region that botocore knows of, in every partition."""
+    import botocore.session
+
+    session = botocore.session.get_session()
+    partitions = session.get_available_partitions()
+    return [region for name in partitions for region in session.get_available_regions("cloudformation", name)]
+
+
 def _wanted_region() -> str:
     region = find_region()
     if not region:

@@ -7,6 +7,7 @@ import os
 from launcher.aws.errors import explained
 from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Session, find_region
 from launcher.aws.site_checks import check_bucket, check_places
+from launcher.aws.stacks import find_stack
 from launcher.errors import SiteError
 from launcher.recipe import Recipe
 from launcher.request import Site
@@ -41,18 +42,41 @@ def find_site(session: Session, recipe: Recipe) -> Site:
         return LOCAL_SITE
     role, bucket = _wanted_role(recipe), recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET", "")
     if not role or not bucket:
-        missing = " and ".join(name for name, value in (("role", role), ("bucket", bucket)) if not value)
-        raise SiteError(
-            f"A job on {recipe.compute.instance} needs a {missing}, and the recipe names none.",
-            hint="Set compute.role and output.bucket in the recipe (or LAUNCHER_ROLE and LAUNCHER_BUCKET), "
-            "or run on this machine with --instance local.",
-        )
+        role, bucket = _complete_from_stack(session, recipe, role, bucket)
     with explained("asking who is signed in"):
         account = session.client("sts").get_caller_identity()["Account"]
     site = Site(account, session.region, bucket, _role_arn(role, account, session.region))
     check_places(recipe, site)
     check_bucket(session, bucket)
     return site
+
+
+def stack_name() -> str:
+    """Of the stack that `launcher bootstrap` makes."""
+    return os.environ.get("LAUNCHER_STACK") or "launcher"
+
+
+def _complete_from_stack(session: Session, recipe: Recipe, role: str, bucket: str) -> tuple[str, str]:
+    """What neither the recipe nor the environment names, the launcher's stack has."""
+    stack = find_stack(session, stack_name())
+    outputs = stack.outputs if stack else {}
+    found = role or outputs.get("RoleArn", ""), bucket or outputs.get("BucketName", "")
+    if not all(found):
+        missing = " and ".join(name for name, value in zip(("role", "bucket"), found, strict=True) if not value)
+        raise SiteError(
+            f"A job on {recipe.compute.instance} needs a {missing}: the recipe names none, and {session.region} has no "
+            f"stack {stack_name()} with one.",
+            hint="`launcher bootstrap` makes both. Or set compute.role and output.bucket in the recipe (LAUNCHER_ROLE, "
+            "LAUNCHER_BUCKET), or run on this machine with --instance local.",
+        )
+    allowed, prefix = outputs.get("Prefix", ""), recipe.output.prefix.strip("/")
+    if not role and allowed and not f"{prefix}/".startswith(f"{allowed}/"):
+        raise SiteError(
+            f"The role of the stack {stack_name()} may only use {allowed}/ in its bucket, and output.prefix is "
+            f"{prefix or 'empty'}.",
+            hint=f'Set output.prefix = "{allowed}", or a folder below it.',
+        )
+    return found
 
 
 def _wanted_role(recipe: Recipe) -> str:

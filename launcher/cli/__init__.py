@@ -7,7 +7,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 
-from launcher.cli import champions, checking, data, health, jobs, local, recipes, schedules
+from launcher.cli import account, champions, checking, data, health, jobs, local, recipes, schedules
 from launcher.cli.following import INTERRUPTED
 from launcher.errors import InputError, LauncherError
 
@@ -63,4 +63,5 @@ def make_parser() -> argparse.ArgumentParser:
     schedules.add_verbs(verbs)
     champions.add_verbs(verbs)
     local.add_verbs(verbs)
+    account.add_verbs(verbs)
     return parser

@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from launcher.local.card import Card, load_card, save_card
+from launcher.local.cloudformation import MakeBucket, mend_change_sets
 from launcher.local.cloudwatch import TrainingLogs
 from launcher.local.dispatcher import Dispatcher, RunnerCommand, make_runner_command
 from launcher.local.jobs import JobBook, UnknownJob
@@ -70,8 +71,9 @@ MOTO_ENVIRONMENT = {
 class Moto:
     """moto's server for the services that are not ours, loaded with the first request: it takes a second."""
 
-    def __init__(self, s3: WSGIApplication) -> None:
+    def __init__(self, s3: WSGIApplication, make_bucket: MakeBucket) -> None:
         self._s3 = s3
+        self._make_bucket = make_bucket
         self._lock = Lock()
         self._application: WSGIApplication | None = None
         self._grew = False
@@ -108,6 +110,8 @@ class Moto:
 
         self._grew = True
         application: WSGIApplication = create_backend_app(service)
+        if service == "cloudformation":
+            mend_change_sets(self._make_bucket)
         return application
 
     def _shrink(self) -> None:
@@ -279,7 +283,7 @@ class LocalServer:
         self._book = JobBook(root / "jobs.sqlite")
         self._store = ObjectStore(root / "s3")
         s3 = S3Service(self._store)
-        moto = Moto(s3)
+        moto = Moto(s3, self._store.create_bucket)
         self._http = LoopbackServer(port, lambda *request: self._router(*request))
         command = runner_command or make_runner_command(root, self.url, settings)
         self._changes = StateChanges(self._book, MotoParts(settings), settings)

@@ -1,0 +1,177 @@
+"""Deploy infra/training.yaml, and take it away again. Nothing is created before somebody said yes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from launcher import images
+from launcher.aws import buckets, secrets, stacks
+from launcher.aws.errors import explained
+from launcher.aws.session import Session, known_regions
+from launcher.aws.stacks import Change, ChangeSet, Event, Stack
+from launcher.errors import SiteError
+from launcher.progress import Say, silent
+from launcher.templates import TRAINING, load_template, template_text
+
+# A stack that only holds a proposal is as good as none.
+EMPTY = "REVIEW_IN_PROGRESS"
+DEAD_ENDS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
+DELETED = "DELETE_COMPLETE"
+GOOD_ENDS = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
+
+
+@dataclass
+class Proposal:
+    """What a bootstrap would change; `carry_out` does it."""
+
+    session: Session
+    account: str
+    name: str
+    change_set: ChangeSet
+    is_open: bool = field(default=True)
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        return self.change_set.changes
+
+    def carry_out(self, say: Say = silent) -> Stack:
+        events = stacks.execute(self.session, self.change_set)
+        self.is_open = False
+        again = f"`launcher teardown --stack-name {self.name}` takes away what is left; then bootstrap again."
+        after = again if self.change_set.is_new else "The stack is as it was before."
+        _follow(self.name, events, GOOD_ENDS, after, say)
+        return _existing(self.session, self.name)
+
+
+@contextmanager
+def proposed(session: Session, name: str, given: dict[str, str]) -> Iterator[Proposal]:
+    """A proposal that is taken back unless it was carried out. Parameters that are not given stay as they are."""
+    check_region(session)
+    account = find_account(session)
+    found = stacks.find_stack(session, name)
+    is_new = found is None or found.status == EMPTY
+    if found is not None:
+        check_changeable(found)
+    parameters = make_parameters(session.region, {} if is_new or found is None else found.parameters, given)
+    change_set = stacks.make_change_set(session, name, template_text(TRAINING), parameters, is_new=is_new)
+    proposal = Proposal(session, account, name, change_set, is_open=not change_set.nothing_to_do)
+    try:
+        yield proposal
+    finally:
+        if proposal.is_open:
+            stacks.discard(session, change_set)
+
+
+def make_parameters(region: str, earlier: dict[str, str], given: dict[str, str]) -> dict[str, str]:
+    """Every parameter of the template: as given, else as it was, else its default."""
+    known = load_template(TRAINING)["Parameters"]
+    defaults = {name: str(about["Default"]) for name, about in known.items()}
+    defaults["ImageRegistry"] = images.REGISTRIES.get(region, images.HOME_REGISTRY)
+    kept = {name: value for name, value in earlier.items() if name in known}
+    return {**defaults, **kept, **given}
+
+
+def is_ours(stack: Stack) -> bool:
+    """By the template's description or an output that only it has; a mere proposal need not have either."""
+    if stack.status == EMPTY and not stack.description:
+        return True
+    return stack.description.startswith("launcher training:") or "LauncherPolicyArn" in stack.outputs
+
+
+def check_ours(stack: Stack) -> None:
+    if not is_ours(stack):
+        raise SiteError(
+            f'The stack {stack.name} is not the launcher\'s ("{stack.description}").',
+            hint="Choose another name with --stack-name. Nothing was changed.",
+        )
+
+
+def check_changeable(stack: Stack) -> None:
+    check_ours(stack)
+    if stack.status in DEAD_ENDS:
+        raise SiteError(
+            f"The stack {stack.name} is in {stack.status}, from which CloudFormation only lets it be deleted.",
+            hint=f"`launcher teardown --stack-name {stack.name}`, then bootstrap again.",
+        )
+    check_settled(stack)
+    if stack.status == "UPDATE_ROLLBACK_FAILED":
+        raise SiteError(
+            f"The stack {stack.name} is in {stack.status}: going back to its earlier state failed half-way.",
+            hint=f"`aws cloudformation continue-update-rollback --stack-name {stack.name}`, then bootstrap again.",
+        )
+
+
+def check_settled(stack: Stack) -> None:
+    if stack.status != EMPTY and stack.status.endswith("_IN_PROGRESS"):
+        raise SiteError(
+            f"The stack {stack.name} is being changed at this moment ({stack.status}).",
+            hint="Wait until that has ended, then try again.",
+        )
+
+
+def check_region(session: Session) -> None:
+    known = known_regions()
+    if session.region not in known:
+        close = difflib.get_close_matches(session.region, known, n=1)
+        raise SiteError(
+            f"{session.region} is not a region of AWS.",
+            hint=f"Did you mean {close[0]}?" if close else "`aws account list-regions` shows the account's.",
+        )
+
+
+def find_account(session: Session) -> str:
+    with explained("asking who is signed in"):
+        return str(session.client("sts").get_caller_identity()["Account"])
+
+
+def find_secret(session: Session, name: str) -> str:
+    return secrets.find_arn(session, name)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What a teardown would delete. `bucket` is empty where the stack has none (left)."""
+
+    session: Session
+    stack: Stack
+    bucket: str
+    keeps_bucket: bool
+
+    def carry_out(self, say: Say = silent) -> None:
+        events = stacks.delete(self.session, self.stack)
+        _follow(self.stack.name, events, (DELETED,), "Then `launcher teardown` again.", say)
+        if self.bucket and not self.keeps_bucket:
+            buckets.delete_bucket(self.session, self.bucket)
+
+
+def find_removal(session: Session, name: str) -> Removal | None:
+    """None when there is no such stack."""
+    check_region(session)
+    find_account(session)
+    stack = stacks.find_stack(session, name)
+    if stack is None:
+        return None
+    check_ours(stack)
+    check_settled(stack)
+    bucket = stack.outputs.get("BucketName", "")
+    empty = buckets.is_empty(session, bucket) if bucket else None
+    return Removal(session, stack, "" if empty is None else bucket, keeps_bucket=empty is False)
+
+
+def _existing(session: Session, name: str) -> Stack:
+    stack = stacks.find_stack(session, name)
+    if stack is None:
+        raise SiteError(f"The stack {name} was deleted by somebody else.", hint="Bootstrap again.")
+    return stack
+
+
+def _follow(name: str, events: Iterator[Event], good: tuple[str, ...], after_failure: str, say: Say) -> None:
+    seen = []
+    for event in events:
+        seen.append(event)
+        say(f"{event.status:<20} {event.resource}" + (f": {event.reason}" if event.failed else ""))
+    if not seen or seen[-1].status not in good:
+        raise stacks.explain_failure(name, seen, after_failure)

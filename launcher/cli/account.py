@@ -1,0 +1,205 @@
+"""Verbs about an AWS account: bootstrap, teardown."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from launcher.cli.verbs import add_json, add_verb
+from launcher.errors import InputError
+
+if TYPE_CHECKING:
+    from launcher.aws.session import Session
+    from launcher.bootstrap import Proposal, Removal
+
+# A flag -> the template's parameter it sets.
+PARAMETER_FLAGS = {
+    "prefix": "Prefix",
+    "instances": "InstanceTypes",
+    "kms_key": "KmsKeyArn",
+    "image_repository": "ImageRepositoryArn",
+    "vpc": "Network",
+    "promotion": "Promotion",
+    "email": "NoticeEmail",
+}
+
+
+def add_verbs(verbs: Any) -> None:
+    bootstrap = add_verb(
+        verbs,
+        "bootstrap",
+        run_bootstrap,
+        "make bucket, role, policy and notices in an AWS account; shows them first, and asks",
+        "bootstrap --region eu-central-1 --instances 'ml.g5.*' --max-runtime 8h",
+    )
+    _add_place(bootstrap)
+    bootstrap.add_argument("--print", action="store_true", help="only show who may do what; needs no account")
+    bootstrap.add_argument("--prefix", help="output.prefix of the recipes (default: launcher)")
+    bootstrap.add_argument("--instances", metavar="TYPES", help="types people may start, such as 'ml.g5.*,ml.g6.*'")
+    bootstrap.add_argument(
+        "--max-runtime", type=_seconds, metavar="TIME", help="longest time limit people may ask for, such as 8h"
+    )
+    bootstrap.add_argument(
+        "--hf-secret", metavar="NAME", help="secret with a Hub token that jobs may read; '' for none"
+    )
+    bootstrap.add_argument(
+        "--kms-key", metavar="ARN", help="your own key for the bucket; '' for AWS's own, which is free"
+    )
+    bootstrap.add_argument("--image-repository", metavar="ARN", help="ECR repository with images of your own")
+    bootstrap.add_argument(
+        "--vpc",
+        nargs="?",
+        const="create",
+        choices=("none", "existing", "create"),
+        help="let jobs join an existing VPC, or create one without a way to the internet (default: none)",
+    )
+    bootstrap.add_argument(
+        "--promotion", nargs="?", const="yes", choices=("no", "yes"), help="let jobs move the champion's pointer"
+    )
+    bootstrap.add_argument("--email", metavar="ADDRESS", help="who is told of failed and stopped jobs; '' for nobody")
+    add_json(bootstrap)
+
+    teardown = add_verb(
+        verbs, "teardown", run_teardown, "delete what bootstrap made, but no bucket with something in it", "teardown"
+    )
+    _add_place(teardown)
+    add_json(teardown)
+
+
+def _seconds(text: str) -> int:
+    from launcher.recipe_sections import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--region", default="", help="region of AWS (default: AWS_REGION, then your AWS configuration)")
+    parser.add_argument("--stack-name", help="name of the stack (default: LAUNCHER_STACK, then launcher)")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _open(args: argparse.Namespace) -> tuple[Session, str]:
+    from launcher.aws.session import open_session
+    from launcher.aws.site import stack_name
+
+    return open_session("aws", args.region), args.stack_name or stack_name()
+
+
+def _confirm(yes: bool, question: str) -> None:
+    from launcher import console
+
+    if yes:
+        return
+    if not console.can_ask():
+        raise InputError(
+            "There is no terminal to ask on, so nothing was done.", hint="Add --yes to go on without asking."
+        )
+    if not console.confirm(question):
+        raise InputError("Nothing was done.", hint="Run it again when you are ready; nothing of it is left behind.")
+
+
+def run_bootstrap(args: argparse.Namespace) -> int:
+    from launcher import console
+    from launcher.bootstrap import proposed
+
+    if args.print:
+        return _print_grants(args.json)
+    session, name = _open(args)
+    with proposed(session, name, _given(args, session)) as proposal:
+        console.say(f"account {proposal.account}, region {session.region}, stack {name}")
+        if proposal.change_set.nothing_to_do:
+            return _report(args.json, proposal, "unchanged")
+        if not args.json or console.can_ask():
+            _print_changes(proposal, to_stdout=not args.json)
+        _confirm(args.yes, f"Make this change in account {proposal.account}?")
+        proposal.carry_out(console.say)
+    return _report(args.json, proposal, "created" if proposal.change_set.is_new else "updated")
+
+
+def _given(args: argparse.Namespace, session: Session) -> dict[str, str]:
+    """Parameters that the command line sets; the others stay as they are."""
+    from launcher.bootstrap import find_secret
+
+    given = {name: value for flag, name in PARAMETER_FLAGS.items() if (value := getattr(args, flag)) is not None}
+    if args.max_runtime is not None:
+        given["MaxRuntime"] = str(args.max_runtime)
+    if args.hf_secret is not None:
+        given["HfSecretArn"] = find_secret(session, args.hf_secret) if args.hf_secret else ""
+    return given
+
+
+def _print_changes(proposal: Proposal, *, to_stdout: bool) -> None:
+    from launcher import console
+
+    if not proposal.changes:
+        console.say("no resource changes by itself: only parameters or outputs")
+        return
+    rows = [(change.action, change.resource, change.kind, change.replaced) for change in proposal.changes]
+    console.print_table(("CHANGE", "RESOURCE", "TYPE", "REPLACED"), rows, console.data if to_stdout else console.say)
+
+
+def _report(as_json: bool, proposal: Proposal, status: str) -> int:
+    from launcher import console
+    from launcher.aws.stacks import find_stack
+
+    stack = find_stack(proposal.session, proposal.name)
+    outputs = stack.outputs if stack else {}
+    if as_json:
+        changes = [dataclasses.asdict(change) for change in proposal.changes]
+        console.data_json({"stack": proposal.name, "status": status, "changes": changes, "outputs": outputs})
+        return 0
+    console.say("nothing to change" if status == "unchanged" else f"the stack {proposal.name} is {status}")
+    console.print_pairs(outputs.items())
+    console.say(f"  -> attach {outputs.get('LauncherPolicyArn', 'the policy')} to whoever submits")
+    console.say("  -> `launcher submit --instance ml.g5.xlarge` finds bucket and role by itself")
+    return 0
+
+
+def _print_grants(as_json: bool) -> int:
+    from launcher import console
+    from launcher.templates import find_grants, shipped_templates
+
+    for name in shipped_templates() if not as_json else ():
+        rows = [line for grant in find_grants(name) for line in grant.lines()]
+        console.data(f"{name}.yaml")
+        console.print_table(("WHO", "ACTION", "RESOURCE", "CONDITION"), rows)
+    if as_json:
+        console.data_json([grant.as_json() for name in shipped_templates() for grant in find_grants(name)])
+    return 0
+
+
+def run_teardown(args: argparse.Namespace) -> int:
+    from launcher import console
+    from launcher.bootstrap import find_removal
+
+    session, name = _open(args)
+    removal = find_removal(session, name)
+    if removal is None:
+        console.say(f"there is no stack {name} in {session.region}; nothing to delete")
+    else:
+        console.say(_removal_words(removal))
+        _confirm(args.yes, "Delete it? Jobs that still run lose their role.")
+        removal.carry_out(console.say)
+        console.say(f"the stack {name} is deleted")
+        if removal.keeps_bucket:
+            console.say(
+                f"kept: the bucket {removal.bucket}, with its objects and their old versions\n"
+                f"  -> the S3 console's Empty deletes them all, then `aws s3 rb s3://{removal.bucket}` the bucket; "
+                "`launcher bootstrap` takes it up again as it is"
+            )
+    if args.json:
+        kept = [removal.bucket] if removal and removal.keeps_bucket else []
+        console.data_json({"stack": name, "status": "deleted" if removal else "absent", "kept": kept})
+    return 0
+
+
+def _removal_words(removal: Removal) -> str:
+    words = f"deletes the stack {removal.stack.name} in {removal.session.region}: role, policy and notices"
+    if not removal.bucket:
+        return words
+    return words + (f"; keeps the bucket {removal.bucket}, which is not empty" if removal.keeps_bucket else
+                    f"; and the bucket {removal.bucket}, which is empty")  # fmt: skip
