@@ -24,7 +24,9 @@ from launcher.request import ENTRY_POINT, TOOLKIT_LOG_LEVEL, Site, channel_uri, 
 
 def start_job(plan: Plan, site: Site, request: dict[str, Any], session: Session) -> None:
     with _quiet_sdk(), explained(f"starting job {plan.job_name}"):
-        estimator = _make_estimator(plan, site, request, _make_session(session, site, request))
+        sdk_session = _make_session(session, site, request)
+        with _default_session(sdk_session.boto_session):
+            estimator = _make_estimator(plan, site, request, sdk_session)
         # The function inside the telemetry: that one sends without a timeout, so that on a network that swallows
         # packets fit() would never return; and opting out by configuration has the SDK validate it 20 times, for 2 s.
         fit = type(estimator).fit.__wrapped__
@@ -52,6 +54,19 @@ def _quiet_sdk() -> Iterator[None]:
             yield
     finally:
         sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def _default_session(boto_session: Any) -> Iterator[None]:
+    """An estimator makes a client of boto3's default session, whatever session it is given; ours has read the model."""
+    import boto3
+
+    before = boto3.DEFAULT_SESSION
+    boto3.DEFAULT_SESSION = boto_session
+    try:
+        yield
+    finally:
+        boto3.DEFAULT_SESSION = before
 
 
 def _make_session(session: Session, site: Site, request: dict[str, Any]) -> Any:

@@ -707,3 +707,16 @@ def test_torchrun_starts_the_processes_that_are_asked_for(site: Site) -> None:
     assert document["TrainingJobStatus"] == "Completed", site.log(job)
     assert site.read_archive("output/pair/output/model.tar.gz") == {"sum.txt": "2 processes, sum 3"}
     assert any("torchrun starts one process for each GPU" in line for line in site.log(job))
+
+
+def test_a_job_without_a_network_gets_its_code_from_a_channel(site: Site) -> None:
+    bundle = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"s3://{BUCKET}/source/sourcedir.tar.gz"}}
+    job = site.add_training(
+        "isolated",
+        "report.py",
+        EnableNetworkIsolation=True,
+        InputDataConfig=[{"ChannelName": "code", "DataSource": bundle}],
+        HyperParameters={"sagemaker_submit_directory": '"/opt/ml/input/data/code/sourcedir.tar.gz"'},
+    )
+    document = site.run(job)
+    assert document["TrainingJobStatus"] == "Completed", site.log(job)
