@@ -6,6 +6,7 @@ import re
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
 
 from launcher.aws.errors import TABLE, explained
 from launcher.errors import CloudError, CredentialsError, LauncherError, RunError, SiteError, UnknownJob
@@ -36,6 +37,7 @@ def client_error(code: str, message: str = "") -> ClientError:
         (NoCredentialsError(), CredentialsError, 3),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), CloudError, 3),
         (ReadTimeoutError(endpoint_url="http://127.0.0.1:1"), CloudError, 3),
+        (ResponseParserError("invalid XML"), CloudError, 3),
     ],
 )
 def test_what_botocore_raises_becomes_ours(foreign: Exception, ours: type[LauncherError], exit_code: int) -> None:
