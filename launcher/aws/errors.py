@@ -127,6 +127,7 @@ SIGN_IN = "Sign in with `aws sso login` or `aws configure`."
 def explained(doing: str) -> Iterator[None]:
     """Run AWS calls; whatever botocore raises leaves as an error of ours that says what we were doing."""
     import botocore.exceptions as foreign
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -147,6 +148,11 @@ def explained(doing: str) -> Iterator[None]:
         raise CloudError(
             f"While {doing}: the connection failed ({error}).",
             hint="Check the network; for the local endpoint `launcher local status` tells whether it runs.",
+        ) from error
+    except ResponseParserError as error:  # a proxy's page, or a stand-in that lacks the call
+        raise CloudError(
+            f"While {doing}: the answer is not one of AWS's.",
+            hint="Check what answers in its place: a proxy, or what AWS_ENDPOINT_URL names.",
         ) from error
     except foreign.BotoCoreError as error:
         raise CloudError(f"While {doing}: {error}", hint=FALLBACK_HINT) from error

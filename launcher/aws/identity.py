@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -79,9 +77,8 @@ def _denial(result: dict[str, Any]) -> str:
 def fetch_trust(iam: Any, role_name: str) -> dict[str, Any]:
     """A role's trust policy."""
     with explained(f"looking at the role {role_name}"):
-        document = iam.get_role(RoleName=role_name)["Role"]["AssumeRolePolicyDocument"]
-    # botocore decodes it; an endpoint that stands in for AWS may not
-    return document if isinstance(document, dict) else dict(json.loads(urllib.parse.unquote(document)))
+        # botocore has decoded the document
+        return dict(iam.get_role(RoleName=role_name)["Role"]["AssumeRolePolicyDocument"])
 
 
 def trusts_sagemaker(trust: dict[str, Any]) -> bool:

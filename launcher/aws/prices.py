@@ -98,7 +98,8 @@ def find_price(client: Any, instance: str, region: str) -> Price | None:
 
 def _why(error: LauncherError) -> str:
     """An error's message in half a sentence."""
-    words = re.sub(r"^While [^,:]*[,:] ", "", error.message).partition(" (")[0].rstrip(".")
+    words = re.sub(r"^While [^,:]*[,:] ", "", error.message)
+    words = re.split(r" \(|[\n<]", words)[0].rstrip(" .:")  # without a library's words, or a page's
     return f", since {words[:100]}"
 
 

@@ -89,7 +89,7 @@ def test_what_cannot_fit_is_refused_with_what_would(plan_for: MakePlan) -> None:
     with pytest.raises(RecipeError, match=r"at least \d\d\.\d GiB .* ml.g4dn.xlarge has a T4 of 16 GB") as refused:
         cost(huge)
     assert refused.value.exit_code == 2
-    for advice in ("gradient_checkpointing = true", "per_device_train_batch_size", "load_in_4bit", "--instance ml.g6e"):
+    for advice in ("gradient_checkpointing = true", "per_device_train_batch_size", "load_in_4bit", "--instance ml."):
         assert advice in refused.value.hint
     with pytest.raises(RecipeError, match="GiB"):
         keep_budget(huge)  # a notebook's submit

@@ -15,6 +15,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     UnauthorizedSSOTokenError,
 )
+from botocore.parsers import ResponseParserError
 
 import launcher
 from launcher.aws.errors import STATED_DEFAULT, TABLE, explained
@@ -65,6 +66,7 @@ def client_error(code: str, message: str = "") -> ClientError:
         (UnauthorizedSSOTokenError(), CredentialsError, 3),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), CloudError, 3),
         (ReadTimeoutError(endpoint_url="http://127.0.0.1:1"), CloudError, 3),
+        (ResponseParserError("invalid XML"), CloudError, 3),
     ],
 )
 def test_what_botocore_raises_becomes_ours(foreign: Exception, ours: type[LauncherError], exit_code: int) -> None:
