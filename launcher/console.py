@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from launcher.data.checking import Checked
     from launcher.data.preparing import Prepared
     from launcher.data.preview import Preview, PreviewRow, Segment
+    from launcher.doctor import Finding
     from launcher.job import JobSummary
     from launcher.recipe import Recipe
     from launcher.results.adapters import Adapter
@@ -37,6 +38,15 @@ def say(text: str) -> None:
     """One line of talk."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def confirm(question: str) -> bool:
+    """Ask on a terminal; without one nobody can answer, and yes is meant."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _talk() -> Console:
@@ -275,3 +285,13 @@ def _print_bars(bins: Sequence[tuple[int, int, int]]) -> None:
     for low, high, count in bins:
         bar = "#" * max(round(40 * count / most), int(count > 0))
         data(f"{low:>{width},}-{high - 1:<{width},} {bar:<40} {count:,}".rstrip())
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """One line a check, and below a failure its fix."""
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark = {"ok": "ok", "missing": "MISSING", "unknown": "?", "skipped": "-"}[finding.state]
+        data(f"{mark:<7}  {finding.name:<{width}}  {finding.text}")
+        if finding.state in ("missing", "unknown") and finding.fix:
+            data(f"{'':<7}  {'':<{width}}  -> {finding.fix}{' ' if finding.link else ''}{finding.link}")

@@ -10,25 +10,18 @@ from container_src.sft.config import TrainConfig
 from launcher.data.channels import Channel
 from launcher.errors import RecipeError
 from launcher.instances import INSTANCES, Instance, find_instance
-from launcher.memory_model import Memory, UnknownShape, estimate_memory, find_shape, make_shape, usable_gib
+from launcher.memory_model import Memory, UnknownShape, estimate_memory, find_shape, usable_gib
 from launcher.plan import Plan
+from launcher.price_table import Price
 from launcher.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_duration
 
 # Bytes of a row's JSON for one token: English in a vocabulary of 32,000 to 150,000 words has 3.5 to 5 bytes of text a
 # token, other scripts less; the keys and escapes around it add some. Tokens are not counted in a plan.
 BYTES_PER_TOKEN = (2.5, 6.0)
-# A limit below this ends the job before it has made a step.
-SHORTEST_S = 600
+# Where a job's time is not known: what its start takes at least.
+SHORTEST_S = 300
 # SageMaker waits so long between SIGTERM and SIGKILL at the limit, and bills it.
 STOPPING_S = 120
-
-
-@dataclass(frozen=True)
-class Price:
-    """Dollars for an hour of one instance on demand, and where that is from."""
-
-    usd_per_hour: float
-    source: str
 
 
 @dataclass(frozen=True)
@@ -77,11 +70,18 @@ class Estimate:
         if self.memory is None:
             return f"not estimated: {self.unknown}"
         known = find_instance(self.instance)
-        words = f"{self.memory.peak:.1f} GiB at the peak of a full batch (about {self.memory.high:.1f} at worst)"
+        low, high = self.memory.low, self.memory.high
+        words = (
+            f"{low:.1f} to {high:.1f} GiB at the peak, {self.memory.peak:.1f} when every row is as long as max_length"
+        )
         if known is None:
             return words
-        verdict = "fits" if self.memory.high <= usable_gib(known.gpu_memory_gb) else "may not fit"
-        return f"{words}: {verdict} the {known.gpu}'s {known.gpu_memory_gb} GB"
+        gpu = f"the {known.gpu}'s {known.gpu_memory_gb} GB"
+        if high <= usable_gib(known.gpu_memory_gb):
+            return f"{words}: fits {gpu}"
+        larger = _smallest_that_fits(self.memory, known)
+        verdict = "may not fit" if low <= known.gpu_memory_gb else "does not fit"
+        return f"{words}: {verdict} {gpu}" + (f"; {larger}'s would do" if larger else "")
 
     def _time_words(self) -> str:
         if self.duration is None:
@@ -97,9 +97,6 @@ class Estimate:
         rate = f"${self.price.usd_per_hour:,.3f} an hour" + (f" x {self.count}" if self.count > 1 else "")
         most = f"at most ${self.at_most:,.2f} ({rate}, {self.price.source})"
         return f"${self.cost[0]:,.2f} to ${self.cost[1]:,.2f}, {most}" if self.cost else most
-
-    def as_json(self) -> dict[str, object]:
-        return dataclasses.asdict(self) | {"cost": self.cost, "at_most": self.at_most}
 
 
 def make_estimate(plan: Plan, price: Price | None = None) -> Estimate:
@@ -179,7 +176,7 @@ def _smallest_that_fits(memory: Memory, known: Instance) -> str:
 
 
 def limit_cost(plan: Plan, found: Estimate) -> Plan:
-    """The plan with a time limit under which it cannot cost more than compute.max_cost; refuses what cannot end in it."""
+    """The plan with a time limit under which it cannot cost more than max_cost; refuses what cannot end in it."""
     most = plan.recipe.compute.max_cost
     if not most:
         return plan
@@ -190,7 +187,7 @@ def limit_cost(plan: Plan, found: Estimate) -> Plan:
         )
     rate = found.price.usd_per_hour * found.count / 3600
     seconds = int(most / rate) - STOPPING_S
-    needed = max(SHORTEST_S, found.duration.low if found.duration else 0)
+    needed = found.duration.low if found.duration else SHORTEST_S
     if seconds < needed:
         raise RecipeError(
             f"${most:,.2f} buys {max(seconds, 0) / 60:,.0f} minutes of {found.instance} at "

@@ -21,10 +21,38 @@ class Found(enum.Enum):
 
 def look_up(model: str, revision: str = "") -> Found:
     """Ask the Hub for a model, as a job would that has no token."""
-    base = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    url = f"{base}/api/models/{model}" + (f"/revision/{revision}" if revision else "")
+    url = f"{_hub()}/api/models/{model}" + (f"/revision/{revision}" if revision else "")
+    return _ask(urllib.request.Request(url))
+
+
+def look_up_with(token: str, model: str, revision: str = "") -> Found:
+    """Ask for a file of the model, which the Hub gives out only to whom the model is open."""
+    url = f"{_hub()}/{model}/resolve/{revision or 'main'}/config.json"
+    request = urllib.request.Request(url)
+    request.add_unredirected_header(
+        "Authorization", f"Bearer {token}"
+    )  # for the Hub alone, not where it sends us on to
+    return _ask(request)
+
+
+def token_in(text: str) -> str:
+    """A secret's text itself, or the one value of the object that AWS's console makes of it."""
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if isinstance(value, dict) and len(value) == 1:
+        value = next(iter(value.values()))
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def _ask(request: urllib.request.Request) -> Found:
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return Found.GATED if json.load(answer).get("gated") else Found.YES
     except urllib.error.HTTPError as error:
         # The Hub answers 401 both for a private model and for one that does not exist.

@@ -24,7 +24,7 @@ NF4_DOUBLE_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 ADAPTER_BYTES = 4 + 4
 # Two moments for each adapter weight. The paged ones are counted in full: they leave the GPU only when it is full.
 OPTIMIZER_BYTES = {"paged_adamw_32bit": 8, "adamw_torch": 8, "paged_adamw_8bit": 2, "adamw_8bit": 2}
-# What a layer keeps for its backward pass, per token and per unit of width (fitted, with adapters on all seven modules).
+# What a layer keeps for its backward pass, per token and unit of width (fitted, with adapters on all seven modules).
 HIDDEN_BYTES = 35.0
 INNER_BYTES = 9.6
 # What one adapter's dropout keeps of its input: the mask and the dropped copy (counted, not measured).

@@ -233,10 +233,16 @@ def _count_gpus(recipe: Recipe) -> int:
 def _job_config(recipe: Recipe, channels: tuple[Channel, ...], bundle: Bundle, gpus: int) -> sft.TrainConfig:
     """The hyperparameters of this job: the recipe's, split over its GPUs, with what the container must know."""
     config = _split_batch(recipe.config, gpus * recipe.compute.count)
+    has_eval = any(channel.name == "eval" for channel in channels)
+    if not has_eval and (config.load_best_model_at_end or config.early_stopping_patience):
+        raise RecipeError(
+            "load_best_model_at_end and early_stopping_patience go by the eval loss, and there are no eval rows.",
+            hint="Name some with --eval, or add --set training.load_best_model_at_end=false.",
+        )
     return dataclasses.replace(
         config,
         max_runtime_s=recipe.compute.max_runtime_s,
-        eval_strategy=config.eval_strategy if any(channel.name == "eval" for channel in channels) else "no",
+        eval_strategy=config.eval_strategy if has_eval else "no",
         recipe_name=recipe.name,
         recipe_digest=recipe_digest(recipe),
         data_digest=data_digest(channels),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 REGION = "us-east-1"
 SEEN = "August 2026"
 UNDATED = "an undated table"
@@ -16,3 +18,11 @@ USD_PER_HOUR = {
     "ml.p4d.24xlarge": (25.25, UNDATED),
     "ml.p5.48xlarge": (63.30, UNDATED),
 }
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars for an hour of one instance on demand, and where that is from."""
+
+    usd_per_hour: float
+    source: str

@@ -10,6 +10,7 @@ from launcher.aws import estimator, s3
 from launcher.aws.session import Session, open_session
 from launcher.aws.shapes import check_request
 from launcher.aws.site import find_site
+from launcher.budget import keep_budget
 from launcher.data.channels import Channel, Upload, confirm_unchanged
 from launcher.errors import DataError, RecipeError
 from launcher.job import Job
@@ -20,6 +21,7 @@ from launcher.request import Site, full_key, make_request
 
 def submit(plan: Plan, *, fresh: bool = False, say: Say = silent, track: Track = untracked) -> Job:
     """Start the plan's job, or go on with its run. Returns the finished job of a run that has nothing left to do."""
+    plan = keep_budget(plan)
     check_base_model(plan, say)
     session = open_session(plan.recipe.compute.place, plan.recipe.compute.region)
     preloading = threading.Thread(target=estimator.preload, daemon=True)

@@ -67,9 +67,7 @@ def estimate_duration(
         one = _evaluation(shape, config, evaluation, gpu, gpus)
         low, high = low + passes * one.low, high + passes * one.high
     model_bytes = 2 * shape.parameters
-    around = [
-        start + model_bytes / rate + end for start, rate, end in zip(START_S, DOWNLOAD_RATE, END_S, strict=True)
-    ]
+    around = [start + model_bytes / rate + end for start, rate, end in zip(START_S, DOWNLOAD_RATE, END_S, strict=True)]
     return Duration(around[0] + low, around[1] + high, schedule.total)
 
 

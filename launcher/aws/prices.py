@@ -1,10 +1,12 @@
-"""What an instance costs: from AWS's Price List where it can be asked, else from the dated table; it always says which."""
+"""What an instance costs, by AWS's Price List where it can be asked, else by the dated table; it always says which."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,8 @@ from launcher.aws.errors import explained
 from launcher.aws.quick import Task, make_quick_client
 from launcher.aws.session import Session, find_region
 from launcher.errors import CloudError, LauncherError
-from launcher.estimate import Price
 from launcher.home import state_home
-from launcher.price_table import REGION, USD_PER_HOUR
+from launcher.price_table import REGION, USD_PER_HOUR, Price
 
 PRICE_LIST_REGION = "us-east-1"  # the Price List API has few homes, and this one knows every region of the partition
 DEADLINE_S = 2.0
@@ -61,26 +62,28 @@ def start_pricing(instance: str, region: str = "") -> Callable[[], Price | None]
     def wait() -> Price | None:
         try:
             found: Price | None = task.result(DEADLINE_S)
-        except (LauncherError, TimeoutError):
-            found = None
-        return found or table_price(instance, wanted)
+        except LauncherError as error:
+            return table_price(instance, wanted, _why(error))
+        except TimeoutError:
+            return table_price(instance, wanted, ", since AWS's price list did not answer in time")
+        return found
 
     return wait
 
 
 def _look_up(instance: str, region: str) -> Price | None:
-    """None where nobody is signed in, so that nobody waits for a refusal."""
-    region = region or find_region() or REGION
-    session = Session("aws", PRICE_LIST_REGION, os.environ.get("AWS_ENDPOINT_URL", ""))
-    if region.startswith(OTHER_PARTITIONS):
-        return table_price(instance, region)
-    if cached := load_cached(instance, region):
-        return cached
+    """From the table at once where nobody is signed in, so that nobody waits for a refusal."""
     with explained("looking for credentials"):
-        signed_in = session.botocore.get_credentials() is not None
-    if not signed_in:
-        return table_price(instance, region)
-    return find_price(make_quick_client(session, "pricing"), instance, region)
+        region = region or find_region() or REGION
+        session = Session("aws", PRICE_LIST_REGION, os.environ.get("AWS_ENDPOINT_URL", ""))
+        if region.startswith(OTHER_PARTITIONS):
+            return table_price(instance, region)
+        if cached := load_cached(instance, region):
+            return cached
+        if session.botocore.get_credentials() is None:
+            return table_price(instance, region)
+        client = make_quick_client(session, "pricing")
+    return find_price(client, instance, region)
 
 
 def find_price(client: Any, instance: str, region: str) -> Price | None:
@@ -88,13 +91,15 @@ def find_price(client: Any, instance: str, region: str) -> Price | None:
     try:
         dollars = fetch_price(client, instance, region)
     except CloudError as error:
-        return table_price(instance, region, f", since {_first_words(error)}")
+        return table_price(instance, region, _why(error))
     _keep(instance, region, dollars)
     return _live(dollars, region, "today")
 
 
-def _first_words(error: CloudError) -> str:
-    return error.message.rstrip(".")[:120]
+def _why(error: LauncherError) -> str:
+    """An error's message in half a sentence."""
+    words = re.sub(r"^While [^,:]*[,:] ", "", error.message).partition(" (")[0].rstrip(".")
+    return f", since {words[:100]}"
 
 
 def _live(dollars: float, region: str, when: str) -> Price:
@@ -126,10 +131,11 @@ def _keep(instance: str, region: str, dollars: float) -> None:
         entries = {}
     entries = entries if isinstance(entries, dict) else {}
     entries[f"{region}/{instance}"] = {"usd_per_hour": dollars, "fetched": datetime.now(UTC).isoformat()}
-    _cache().parent.mkdir(parents=True, exist_ok=True)
-    draft = _cache().with_suffix(f".{os.getpid()}.new")
-    draft.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    draft.replace(_cache())
+    with suppress(OSError):  # where nothing can be kept, it is asked for again
+        _cache().parent.mkdir(parents=True, exist_ok=True)
+        draft = _cache().with_suffix(f".{os.getpid()}.new")
+        draft.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        draft.replace(_cache())
 
 
 def _cache() -> Path:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from launcher.aws.errors import explained
 from launcher.errors import CredentialsError, SiteError
 
 LOCAL_REGION = "us-east-1"
@@ -91,7 +92,9 @@ def open_session(place: str, region: str = "") -> Session:
 
         return Session("local", LOCAL_REGION, ensure_endpoint().url, ("local", "local"))
     session = Session("aws", region or _wanted_region(), os.environ.get("AWS_ENDPOINT_URL", ""))
-    if session.botocore.get_credentials() is None:
+    with explained("looking for credentials"):
+        signed_in = session.botocore.get_credentials() is not None
+    if not signed_in:
         raise CredentialsError(
             "No AWS credentials were found.",
             hint="Sign in with `aws sso login` or `aws configure`, or run on this machine with --instance local.",
@@ -103,7 +106,8 @@ def find_region() -> str:
     """The region that AWS's tools would use here; empty when none is set."""
     import botocore.session
 
-    return os.environ.get("AWS_REGION") or botocore.session.get_session().get_config_variable("region") or ""
+    with explained("looking for a region"):  # a profile of that name may be missing
+        return os.environ.get("AWS_REGION") or botocore.session.get_session().get_config_variable("region") or ""
 
 
 def _wanted_region() -> str:

@@ -7,7 +7,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 
-from launcher.cli import champions, checking, data, jobs, local, recipes, schedules
+from launcher.cli import champions, checking, data, health, jobs, local, recipes, schedules
 from launcher.cli.following import INTERRUPTED
 from launcher.errors import InputError, LauncherError
 
@@ -56,6 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     recipes.add_verbs(verbs)
     data.add_verbs(verbs)
     checking.add_verbs(verbs)
+    health.add_verbs(verbs)
     jobs.add_verbs(verbs)
     schedules.add_verbs(verbs)
     champions.add_verbs(verbs)

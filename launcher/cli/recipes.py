@@ -11,7 +11,7 @@ from launcher.cli.verbs import add_json, add_verb
 from launcher.errors import RecipeError
 
 if TYPE_CHECKING:
-    from launcher.plan import Plan
+    from launcher.budget import Costed
     from launcher.recipe import Recipe
 
 # A flag people change daily -> the recipe key it sets.
@@ -37,6 +37,7 @@ def add_verbs(verbs: Any) -> None:
     submit.add_argument(
         "--fresh", action="store_true", help="start again, though the run has a checkpoint or is finished"
     )
+    submit.add_argument("--yes", action="store_true", help="do not ask, whatever it costs (see compute.confirm_above)")
     submit.add_argument("--detach", action="store_true", help="return as soon as the job is started")
     submit.add_argument("--out", default="", help="folder for the adapter (default: runs/<job>)")
     submit.add_argument("--json", action="store_true", help="print the job's state as JSON at the end")
@@ -126,11 +127,15 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return key.strip(), value.strip()
 
 
-def _make_plan(args: argparse.Namespace) -> Plan:
+def _make_costed(args: argparse.Namespace) -> Costed:
+    """The plan with its money; the price is looked up while the rows are checked."""
     from launcher import console
+    from launcher.budget import make_costed, start_price
     from launcher.plan import make_plan
 
-    return make_plan(load_recipe_from(args), args.name, track=console.track)
+    recipe = load_recipe_from(args)
+    find_price = start_price(recipe)
+    return make_costed(make_plan(recipe, args.name, track=console.track), find_price)
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -139,14 +144,15 @@ def run_plan(args: argparse.Namespace) -> int:
     from launcher.aws.site import offline_site
     from launcher.request import make_request
 
-    plan = _make_plan(args)
+    costed = _make_costed(args)
+    plan = costed.plan
     site = offline_site(plan.recipe)
     request = make_request(plan, site)
     check_request(request)
     if args.json:
         console.data_json(request)
     else:
-        console.print_pairs([*plan.rows(), ("bucket", site.bucket), ("role", site.role)])
+        console.print_pairs([*plan.rows(), *costed.rows(), ("bucket", site.bucket), ("role", site.role)])
     return 0
 
 
@@ -154,9 +160,11 @@ def run_submit(args: argparse.Namespace) -> int:
     from launcher import console
     from launcher.submission import submit
 
-    plan = _make_plan(args)
+    costed = _make_costed(args)
+    plan = costed.plan
     for note in plan.notes:
         console.say(f"note: {note}")
+    _confirm_cost(costed, args.yes)
     job = submit(plan, fresh=args.fresh, say=console.say, track=console.track)
     started = job.name == plan.job_name
     if started:
@@ -171,6 +179,18 @@ def run_submit(args: argparse.Namespace) -> int:
     # a finished run has nothing to follow; what it left is fetched
     code = follow(job, console.say) if started else 0
     return code if code == INTERRUPTED else finish(job, args.out or Path(plan.recipe.output.dir) / job.name, args.json)
+
+
+def _confirm_cost(costed: Costed, agreed: bool) -> None:
+    """Say what the job costs; ask only where somebody can answer, and only above the recipe's sum."""
+    from launcher import console
+    from launcher.errors import RunError
+
+    if costed.plan.recipe.compute.place == "local":
+        return
+    console.say(costed.found.line())
+    if costed.worth_asking() and not agreed and not console.confirm("Submit it?"):
+        raise RunError("Not submitted; nothing was sent.", hint="--yes answers; --max-cost sets a limit.")
 
 
 def run_recipe_show(args: argparse.Namespace) -> int:

@@ -11,16 +11,18 @@ from pathlib import Path
 import launcher
 
 PACKAGE = Path(launcher.__file__).parent
-LEAVES = {"cron", "errors", "home", "progress", "images", "instances", "gpu", "tables"}
+LEAVES = {"cron", "errors", "home", "progress", "images", "instances", "gpu", "tables", "price_table"}
 # module or package -> what it may import beside the leaves
 ALLOWED = {
     "__init__": {"champion", "job", "plan", "publication", "recipe", "request", "schedule", "submission"},
     "__main__": {"cli"},
     "cli": {
+        "budget",
         "champion",
         "cli",
         "console",
         "data",
+        "doctor",
         "job",
         "ledger",
         "plan",
@@ -35,8 +37,14 @@ ALLOWED = {
         "local",
         "results",
     },
-    "console": {"data", "job", "recipe", "results"},
-    "submission": {"aws", "data", "hub", "job", "ledger", "plan", "request", "runs"},
+    "console": {"data", "doctor", "job", "recipe", "results"},
+    "budget": {"aws", "estimate", "plan", "recipe"},
+    "estimate": {"data", "memory_model", "plan", "time_model"},
+    "memory_model": set(),
+    "time_model": {"memory_model"},
+    "price_table": set(),
+    "doctor": {"aws", "hub", "recipe", "request"},
+    "submission": {"aws", "budget", "data", "hub", "job", "ledger", "plan", "request", "runs"},
     "runs": {"aws", "job", "plan", "request"},
     "publication": {"aws", "data", "plan", "recipe", "request", "submission"},
     "champion": {"aws", "job", "plan", "publication", "recipe", "request", "results"},
@@ -93,6 +101,9 @@ BRIDGES = {
     "publication": {"publication"},
     "champion": {"champion"},
     "scheduled": {"publication"},
+    "memory_model": {"architectures", "config"},
+    "time_model": {"config", "steps"},
+    "estimate": {"config"},
 }
 
 

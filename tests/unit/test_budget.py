@@ -1,0 +1,171 @@
+"""Memory and money of a plan: what is refused, what is limited, what is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.budget import Costed, keep_budget, make_costed
+from launcher.errors import RecipeError
+from launcher.plan import Plan, make_plan
+from launcher.price_table import Price
+from launcher.recipe import load_recipe
+from launcher.request import Site, make_request
+
+G5 = Price(1.408, "a test")
+SITE = Site("000000000000", "us-east-1", "bucket", "arn:aws:iam::000000000000:role/x")
+MakePlan = Callable[..., Plan]
+
+
+@pytest.fixture
+def plan_for(write_rows: Callable[..., Path]) -> MakePlan:
+    train = write_rows("train.jsonl", [{"text": f"row {number} " + "word " * 200} for number in range(64)])
+    held_out = write_rows("eval.jsonl", [{"text": f"eval {number} " + "word " * 200} for number in range(8)])
+
+    files = {"data.train": str(train), "data.eval": str(held_out)}
+
+    def make(name: str = "qwen2.5-1.5b-medical", **overrides: Any) -> Plan:
+        keys = {key.replace("__", "."): value for key, value in overrides.items()}
+        return make_plan(load_recipe(name, {**files, "compute.instance": "ml.g5.xlarge", **keys}))
+
+    return make
+
+
+def cost(plan: Plan, price: Price | None = G5) -> Costed:
+    return make_costed(plan, lambda: price)
+
+
+def rows(costed: Costed) -> dict[str, str]:
+    return dict(costed.rows())
+
+
+def test_a_plan_shows_its_memory_its_time_and_its_money(plan_for: MakePlan) -> None:
+    shown = rows(cost(plan_for()))
+    assert "fits the A10G's 24 GB" in shown["memory"]
+    assert "minutes for 200 steps" in shown["time"]
+    assert "at most $5.63 ($1.408 an hour, a test)" in shown["cost"]  # 4 h
+    low, high = cost(plan_for()).found.cost or (0, 0)
+    assert 0 < low < high < 5.63
+
+
+def test_several_instances_cost_several_times_as_much(plan_for: MakePlan) -> None:
+    two = plan_for(compute__count=2)
+    assert cost(two).found.at_most == pytest.approx(2 * 4 * 1.408)
+
+
+def test_spot_is_said_to_have_no_list_price(plan_for: MakePlan) -> None:
+    assert "never above" in rows(cost(plan_for(compute__spot=True)))["spot"]
+    assert "spot" not in rows(cost(plan_for()))
+
+
+def test_an_unknown_model_or_price_is_said_and_refuses_nothing(plan_for: MakePlan) -> None:
+    unknown = rows(cost(plan_for(model__id="nobody/nothing"), None))
+    assert "nobody/nothing is not known" in unknown["memory"]
+    assert "not estimated" in unknown["time"]
+    assert "no price for ml.g5.xlarge" in unknown["cost"]
+
+
+def test_an_unknown_instance_still_has_its_memory(plan_for: MakePlan) -> None:
+    shown = rows(cost(plan_for(compute__instance="ml.zz9.xlarge")))
+    assert "GiB" in shown["memory"]
+    assert "the GPU of ml.zz9.xlarge is not known" in shown["time"]
+
+
+def test_a_model_in_s3_that_has_no_name_is_unknown(plan_for: MakePlan, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('[model]\ns3 = "s3://b/m/"\n[data]\ntrain = "train.jsonl"\n')
+    shown = rows(cost(plan_for(str(recipe))))
+    assert "model.id does not say" in shown["memory"]
+
+
+def test_what_cannot_fit_is_refused_with_what_would(plan_for: MakePlan) -> None:
+    huge = plan_for(
+        "llama2-lora", model__compute_dtype="float32", training__gradient_checkpointing=False,
+        compute__instance="ml.g4dn.xlarge",
+    )  # fmt: skip
+    with pytest.raises(RecipeError, match=r"at least \d\d\.\d GiB .* ml.g4dn.xlarge has a T4 of 16 GB") as refused:
+        cost(huge)
+    assert refused.value.exit_code == 2
+    for advice in ("gradient_checkpointing = true", "per_device_train_batch_size", "load_in_4bit", "--instance ml."):
+        assert advice in refused.value.hint
+    with pytest.raises(RecipeError, match="GiB"):
+        keep_budget(huge)  # a notebook's submit
+
+
+def test_what_may_fit_is_not_refused(plan_for: MakePlan) -> None:
+    doubtful = plan_for("llama2-lora", compute__instance="ml.g4dn.xlarge")
+    assert "may not fit the T4's 16 GB; ml.g5.xlarge's would do" in rows(cost(doubtful))["memory"]
+
+
+def test_on_this_machine_it_is_only_a_note_and_nothing_costs_money(plan_for: MakePlan) -> None:
+    local = plan_for(
+        "llama2-lora", compute__instance="local", model__compute_dtype="float32",
+        training__per_device_train_batch_size=16, training__gradient_accumulation_steps=1, model__smoke=False,
+        training__gradient_checkpointing=False,
+    )  # fmt: skip
+    costed = cost(local)
+    assert [name for name, _ in costed.rows()] == ["memory"]
+    assert any("would be refused" in note for note in costed.plan.notes)
+    assert not costed.worth_asking()
+
+
+def test_a_cost_limit_becomes_a_time_limit_in_the_request_and_in_the_job(plan_for: MakePlan) -> None:
+    limited = cost(plan_for(compute__max_cost=2)).plan
+    seconds = limited.recipe.compute.max_runtime_s
+    assert (seconds + 120) / 3600 * 1.408 <= 2
+    assert seconds > 4900
+    request = make_request(limited, SITE)
+    assert request["StoppingCondition"]["MaxRuntimeInSeconds"] == seconds
+    assert request["HyperParameters"]["max_runtime_s"] == str(seconds)
+    assert cost(limited).plan == limited
+    assert limited.config.recipe_digest == plan_for().config.recipe_digest  # the run goes on under another limit
+
+
+def test_a_cost_limit_above_the_time_limit_changes_nothing(plan_for: MakePlan) -> None:
+    plan = plan_for(compute__max_cost=100)
+    assert cost(plan).plan is plan
+
+
+def test_a_cost_limit_holds_for_all_instances_together(plan_for: MakePlan) -> None:
+    limited = cost(plan_for(compute__max_cost=2, compute__count=2)).plan
+    assert (limited.recipe.compute.max_runtime_s + 120) / 3600 * 2 * 1.408 <= 2
+
+
+@pytest.mark.parametrize(
+    ("price", "max_cost", "words"),
+    [
+        (G5, 0.01, r"\$0.01 buys 0 minutes .* takes at least 3"),
+        (None, 5, "no price for ml.g5.xlarge"),
+    ],
+)
+def test_a_cost_limit_that_cannot_be_kept_is_refused(
+    plan_for: MakePlan, price: Price | None, max_cost: float, words: str
+) -> None:
+    with pytest.raises(RecipeError, match=words):
+        cost(plan_for(compute__max_cost=max_cost), price)
+
+
+@pytest.mark.parametrize("value", ["five", "-1", "nan", -1, float("nan"), float("inf"), True])
+def test_a_cost_limit_that_is_no_sum_of_money_is_refused(plan_for: MakePlan, value: object) -> None:
+    with pytest.raises(RecipeError, match=r"compute\.max_cost"):
+        plan_for(compute__max_cost=value)
+
+
+@pytest.mark.parametrize("value", [5, 5.0, "5", "$5", "5.00"])
+def test_a_cost_limit_is_written_in_any_of_these_ways(plan_for: MakePlan, value: object) -> None:
+    assert plan_for(compute__max_cost=value).recipe.compute.max_cost == 5.0
+
+
+def test_asking_goes_by_what_the_job_may_cost(plan_for: MakePlan) -> None:
+    assert not cost(plan_for()).worth_asking()  # its limit is 5.63, but it takes minutes
+    assert cost(plan_for(compute__confirm_above=0.05)).worth_asking()
+    assert cost(plan_for(model__id="nobody/nothing", compute__confirm_above=5)).worth_asking()
+    assert not cost(plan_for(), None).worth_asking()
+
+
+def test_keeping_the_best_adapter_without_eval_rows_is_refused_in_a_sentence(plan_for: MakePlan) -> None:
+    with pytest.raises(RecipeError, match="go by the eval loss, and there are no eval rows"):
+        plan_for("llama2-lora", data__eval="")

@@ -1,0 +1,482 @@
+"""doctor: every check on a good account, and each way in which an account can be wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+import botocore.session
+import pytest
+from botocore.stub import Stubber
+
+from launcher.aws import quotas
+from launcher.aws.identity import Identity, find_principal
+from launcher.aws.places import split_image
+from launcher.doctor import Finding, examine, is_healthy
+from launcher.home import state_home
+from launcher.recipe import Recipe, load_recipe
+
+ACCOUNT, REGION, BUCKET = "111122223333", "us-east-1", "my-bucket"
+USER = f"arn:aws:iam::{ACCOUNT}:user/me"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/service/trainer"
+TAG = "2.8.0-transformers4.56.2-gpu-py312-cu129-ubuntu22.04"
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}],
+}
+SERVICES = ("sts", "iam", "s3", "service-quotas", "ecr", "pricing", "secretsmanager")
+JOBS = ["sagemaker:CreateTrainingJob", "sagemaker:AddTags", "sagemaker:DescribeTrainingJob"]
+CONTEXT = [
+    {"ContextKeyName": "iam:PassedToService", "ContextKeyValues": ["sagemaker.amazonaws.com"]},
+    {"ContextKeyName": "sagemaker:InstanceTypes", "ContextKeyValues": ["ml.g5.xlarge"]},
+    {"ContextKeyName": "sagemaker:MaxRuntimeInSeconds", "ContextKeyValues": ["14400"]},
+    {"ContextKeyName": "aws:SecureTransport", "ContextKeyValues": ["true"]},
+]
+for entry in CONTEXT:
+    entry["ContextKeyType"] = "numeric" if entry["ContextKeyValues"] == ["14400"] else "string"
+RESOURCES = {
+    f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:training-job/*": [*JOBS, "sagemaker:StopTrainingJob"],
+    "*": ["sagemaker:ListTrainingJobs"],
+    f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/sagemaker/TrainingJobs:log-stream:*": [
+        "logs:DescribeLogStreams",
+        "logs:GetLogEvents",
+    ],
+    ROLE: ["iam:PassRole"],
+    f"arn:aws:s3:::{BUCKET}": ["s3:ListBucket"],
+    f"arn:aws:s3:::{BUCKET}/launcher/*": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
+}
+
+
+class Account:
+    """An account in stubs. A call is answered only with the very parameters it should have."""
+
+    def __init__(self, clients: dict[str, Any]) -> None:
+        self.clients = clients
+        self.stubs = {name: Stubber(client) for name, client in clients.items() if name != "iam"}
+        self.denied: dict[str, str] = {}
+        self.asked: list[dict[str, Any]] = []
+        self.roles: list[tuple[int, dict[str, Any]]] = []
+
+    def open(self) -> None:
+        """Role and simulations are asked for side by side, and a Stubber knows one order only: these go by name."""
+        for stub in self.stubs.values():
+            stub.activate()
+        events = self.clients["iam"].meta.events
+        events.register("provide-client-params.iam.SimulatePrincipalPolicy", self._note, "note")
+        events.register("before-call.iam.SimulatePrincipalPolicy", self._simulate, "simulate")
+        events.register("before-call.iam.GetRole", self._role, "role")
+
+    def close(self) -> None:
+        for stub in self.stubs.values():
+            stub.deactivate()
+        events = self.clients["iam"].meta.events
+        events.unregister("provide-client-params.iam.SimulatePrincipalPolicy", unique_id="note")
+        events.unregister("before-call.iam.SimulatePrincipalPolicy", unique_id="simulate")
+        events.unregister("before-call.iam.GetRole", unique_id="role")
+
+    def _note(self, params: dict[str, Any], **_: Any) -> None:
+        self.asked.append(params)
+
+    def _simulate(self, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
+        body = params["body"]
+        actions = [value for key, value in sorted(body.items()) if key.startswith("ActionNames.member.")]
+        results = [{"EvalActionName": action, "EvalDecision": self.denied.get(action, "allowed")} for action in actions]
+        return Answered(200), {"EvaluationResults": results}
+
+    def _role(self, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
+        assert params["body"]["RoleName"] == "trainer"
+        status, found = self.roles.pop(0)
+        return Answered(status), found
+
+    def make(self, service: str, region: str) -> Any:
+        assert region in ("", "us-east-1")
+        return self.clients[service]
+
+    def good(self, *without: str) -> Account:
+        """What a good account answers, but for these operations."""
+        for service, operation, params, response in (
+            ("sts", "get_caller_identity", {}, {"Account": ACCOUNT, "Arn": USER, "UserId": "x"}),
+            ("iam", "get_role", {}, role(TRUST)),
+            ("s3", "head_bucket", {"Bucket": BUCKET}, region_header(REGION)),
+            ("s3", "get_bucket_encryption", {"Bucket": BUCKET}, encryption("aws:kms")),
+            ("service-quotas", "list_service_quotas", LIST, page(2, 4, 0)),
+            (
+                "ecr",
+                "batch_get_image",
+                {
+                    "registryId": "763104351884",
+                    "repositoryName": "huggingface-pytorch-training",
+                    "imageIds": [{"imageTag": TAG}],
+                },
+                {"images": [{"repositoryName": "huggingface-pytorch-training"}]},
+            ),
+            ("pricing", "get_products", None, {"FormatVersion": "aws_v1", "PriceList": [PRODUCT]}),
+        ):
+            if operation in without:
+                continue
+            if service == "iam":
+                self.roles.append((200, response))
+            else:
+                self.stubs[service].add_response(operation, response, params)
+        return self
+
+    def answers(self, service: str, operation: str, response: dict[str, Any]) -> Account:
+        if service == "iam":
+            self.roles.append((200, response))
+        else:
+            self.stubs[service].add_response(operation, response)
+        return self
+
+    def refuses(self, service: str, operation: str, code: str, status: int = 400, **headers: str) -> Account:
+        if service == "iam":
+            self.roles.append((status, {"Error": {"Code": code, "Message": "the reason"}}))
+            return self
+        self.stubs[service].add_client_error(
+            operation, code, "the reason", http_status_code=status, response_meta={"HTTPHeaders": headers}
+        )
+        return self
+
+
+class Answered(NamedTuple):
+    """botocore looks at the status alone."""
+
+    status_code: int
+
+
+LIST = {"ServiceCode": "sagemaker", "MaxResults": 100}
+PRODUCT = json.dumps(
+    {"terms": {"OnDemand": {"t": {"priceDimensions": {"d": {"pricePerUnit": {"USD": "1.4080000000"}}}}}}}
+)
+
+
+def role(trust: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "Role": {
+            "Path": "/service/",
+            "RoleName": "trainer",
+            "RoleId": "AROAAAAAAAAAAAAAAAAA",
+            "Arn": ROLE,
+            "CreateDate": "2026-01-01T00:00:00Z",
+            "AssumeRolePolicyDocument": json.dumps(trust),
+        }
+    }
+
+
+def region_header(region: str) -> dict[str, Any]:
+    return {"ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": region}, "HTTPStatusCode": 200}}
+
+
+def encryption(kind: str) -> dict[str, Any]:
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": kind}}
+    return {"ServerSideEncryptionConfiguration": {"Rules": [rule]}}
+
+
+def page(training: float, spot: float, warm: float) -> dict[str, Any]:
+    names = {"training job usage": training, "spot training job usage": spot, "training warm pool usage": warm}
+    listed = [
+        {"QuotaName": f"ml.g5.xlarge for {name}", "QuotaCode": f"L-{number}", "Value": value}
+        for number, (name, value) in enumerate(names.items())
+    ]
+    return {"Quotas": [{"QuotaName": "something else", "QuotaCode": "L-9", "Value": 1.0}, *listed]}
+
+
+@pytest.fixture(scope="module")
+def clients() -> dict[str, Any]:
+    session = botocore.session.get_session()
+    session.set_credentials("a", "b")
+    return {name: session.create_client(name, region_name=REGION) for name in SERVICES}
+
+
+@pytest.fixture
+def account(clients: dict[str, Any]) -> Iterator[Account]:
+    account = Account(clients)
+    account.open()
+    yield account
+    account.close()
+
+
+@pytest.fixture
+def recipe_for(hub: str) -> Callable[..., Recipe]:
+    def load(**overrides: Any) -> Recipe:
+        keys = {key.replace("__", "."): value for key, value in overrides.items()}
+        base = {
+            "compute.instance": "ml.g5.xlarge",
+            "compute.region": REGION,
+            "compute.role": ROLE,
+            "output.bucket": BUCKET,
+        }
+        return load_recipe("qwen2.5-1.5b-medical", {**base, **keys})
+
+    return load
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Hub with one open and one gated model, which the token "good" may read."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = "gated" in self.path or "Qwen" in self.path
+            allowed = "/resolve/" not in self.path or self.headers["Authorization"] == "Bearer good"
+            self.send_response(200 if known and allowed else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps({"gated": "manual" if "/api/models/me/gated" in self.path else False}).encode())
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        yield server.server_name
+        server.shutdown()
+
+
+def look(account: Account, recipe: Recipe) -> dict[str, Finding]:
+    found = {finding.name: finding for finding in examine(recipe, make_client=account.make)}
+    assert list(found) == ["identity", "region", "role", "permissions", "bucket", "quota", "image", "model", "price"]
+    return found
+
+
+def only_missing(found: dict[str, Finding], name: str) -> Finding:
+    """This and nothing else: the other checks ran and were good."""
+    assert [finding.name for finding in found.values() if finding.state != "ok"] == [name], found
+    assert found[name].state == "missing"
+    assert found[name].fix
+    return found[name]
+
+
+def test_a_good_account_passes_every_check(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    found = look(account.good(), recipe_for())
+    assert {finding.state for finding in found.values()} == {"ok"}, found
+    assert is_healthy(list(found.values()))
+    assert found["identity"].text == f"{USER} in account {ACCOUNT}"
+    assert "encryption: aws:kms" in found["bucket"].text
+    assert found["quota"].text == "ml.g5.xlarge: 2 training, 4 spot, 0 warm pool"
+    assert "$1.408 an hour (AWS's price list for us-east-1, today)" in found["price"].text
+    for stub in account.stubs.values():
+        stub.assert_no_pending_responses()
+
+
+def test_permissions_are_simulated_for_each_thing_with_its_conditions(
+    account: Account, recipe_for: Callable[..., Recipe]
+) -> None:
+    look(account.good(), recipe_for())
+    assert {call["ResourceArns"][0]: call["ActionNames"] for call in account.asked} == RESOURCES
+    assert all(call["PolicySourceArn"] == USER and call["ContextEntries"] == CONTEXT for call in account.asked)
+
+
+def test_a_denied_action_is_named(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.denied = {"iam:PassRole": "implicitDeny", "s3:PutObject": "explicitDeny"}
+    finding = only_missing(look(account.good(), recipe_for()), "permissions")
+    assert "iam:PassRole, s3:PutObject (by an explicit deny)" in finding.text
+
+
+def test_a_quota_of_zero_is_named_with_a_link_to_its_request(
+    account: Account, recipe_for: Callable[..., Recipe]
+) -> None:
+    account.good("list_service_quotas").answers("service-quotas", "list_service_quotas", page(0, 4, 0))
+    finding = only_missing(look(account, recipe_for()), "quota")
+    assert finding.text == '"ml.g5.xlarge for training job usage" is 0, and the job needs 1'
+    assert finding.link == "https://us-east-1.console.aws.amazon.com/servicequotas/home/services/sagemaker/quotas/L-0"
+
+
+def test_spot_needs_the_spot_quota_and_several_instances_several(
+    account: Account, recipe_for: Callable[..., Recipe]
+) -> None:
+    found = look(account.good(), recipe_for(compute__spot=True, compute__count=5))
+    assert '"ml.g5.xlarge for spot training job usage" is 4, and the job needs 5' in found["quota"].text
+
+
+def test_a_quota_that_aws_does_not_list_is_unknown(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.good("list_service_quotas").answers("service-quotas", "list_service_quotas", {"Quotas": []})
+    found = look(account, recipe_for())
+    assert found["quota"].state == "unknown"
+    assert "ml.g5.xlarge for training job usage" in found["quota"].text
+    assert is_healthy(list(found.values()))
+
+
+def test_quotas_seen_once_are_asked_for_by_code(account: Account) -> None:
+    client, stub = account.clients["service-quotas"], account.stubs["service-quotas"]
+    names = [quotas.quota_name("ml.g5.xlarge", use) for use in ("training", "spot")]
+    stub.add_response("list_service_quotas", page(2, 4, 0), LIST)
+    quotas.fetch_quotas(client, names)
+    for number, name in enumerate(names):
+        found = {"QuotaName": name, "QuotaCode": f"L-{number}", "Value": 7.0}
+        params = {"ServiceCode": "sagemaker", "QuotaCode": f"L-{number}"}
+        stub.add_response("get_service_quota", {"Quota": found}, params)
+    assert {quota.value for quota in quotas.fetch_quotas(client, names).values()} == {7.0}
+    stub.assert_no_pending_responses()
+    (state_home() / "quota-codes.json").write_text("[]")
+    stub.add_response("list_service_quotas", page(1, 1, 0), LIST)
+    assert quotas.fetch_quotas(client, names)[names[0]].value == 1
+
+
+def test_quotas_on_a_later_page_are_found(account: Account) -> None:
+    stub = account.stubs["service-quotas"]
+    stub.add_response("list_service_quotas", {"Quotas": [], "NextToken": "t"}, LIST)
+    stub.add_response("list_service_quotas", page(3, 0, 0), {**LIST, "NextToken": "t"})
+    name = quotas.quota_name("ml.g5.xlarge", "training")
+    assert quotas.fetch_quotas(account.clients["service-quotas"], [name])[name].value == 3
+
+
+@pytest.mark.parametrize("status", [301, 400])
+def test_a_bucket_of_another_region(account: Account, recipe_for: Callable[..., Recipe], status: int) -> None:
+    account.good("head_bucket", "get_bucket_encryption")
+    account.refuses("s3", "head_bucket", "301", status, **{"x-amz-bucket-region": "eu-west-1"})
+    finding = only_missing(look(account, recipe_for()), "bucket")
+    assert finding.text == "my-bucket lies in eu-west-1, and the job runs in us-east-1"
+
+
+@pytest.mark.parametrize(("code", "status"), [("404", 404), ("403", 403)])
+def test_a_bucket_that_is_not_there_or_somebody_else_s(
+    account: Account, recipe_for: Callable[..., Recipe], code: str, status: int
+) -> None:
+    account.good("head_bucket", "get_bucket_encryption")
+    account.refuses("s3", "head_bucket", code, status, **{"x-amz-bucket-region": "us-east-1"})
+    only_missing(look(account, recipe_for()), "bucket")
+
+
+def test_a_bucket_whose_encryption_nobody_may_see_is_still_good(
+    account: Account, recipe_for: Callable[..., Recipe]
+) -> None:
+    account.good("get_bucket_encryption").refuses("s3", "get_bucket_encryption", "AccessDenied", 403)
+    assert look(account, recipe_for())["bucket"].text.endswith("encryption: unknown")
+
+
+def test_a_role_of_another_account(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    other = "arn:aws:iam::999999999999:role/trainer"
+    finding = only_missing(look(account.good("get_role"), recipe_for(compute__role=other)), "role")
+    assert "belongs to account 999999999999" in finding.text
+
+
+def test_a_role_that_is_not_there(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.good("get_role").refuses("iam", "get_role", "NoSuchEntity", 404)
+    assert "there is no role" in only_missing(look(account, recipe_for()), "role").text
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"},
+        {"Effect": "Deny", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"},
+        {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": ["sts:AssumeRole"]},
+        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:TagSession"},
+    ],
+)
+def test_a_role_that_does_not_trust_sagemaker(
+    account: Account, recipe_for: Callable[..., Recipe], statement: dict[str, Any]
+) -> None:
+    account.good("get_role").answers("iam", "get_role", role({"Statement": statement}))
+    assert "does not trust" in only_missing(look(account, recipe_for()), "role").text
+
+
+def test_a_role_that_may_not_be_looked_at_is_unknown(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.good("get_role").refuses("iam", "get_role", "AccessDenied", 403)
+    found = look(account, recipe_for())
+    assert found["role"].state == "unknown"
+    assert is_healthy(list(found.values()))
+
+
+def test_an_image_of_another_region(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    uri = "763104351884.dkr.ecr.eu-west-1.amazonaws.com/huggingface-pytorch-training:x"
+    finding = only_missing(look(account.good("batch_get_image"), recipe_for(image__uri=uri)), "image")
+    assert "lies in eu-west-1" in finding.text
+
+
+def test_an_image_that_is_not_there(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    absent = {"images": [], "failures": [{"failureCode": "ImageNotFound"}]}
+    account.good("batch_get_image").answers("ecr", "batch_get_image", absent)
+    assert "ECR has no" in only_missing(look(account, recipe_for()), "image").text
+
+
+def test_an_image_that_nobody_may_ask_for_is_unknown(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.good("batch_get_image").refuses("ecr", "batch_get_image", "AccessDeniedException")
+    assert look(account, recipe_for())["image"].state == "unknown"
+
+
+def test_an_image_by_digest_and_one_from_elsewhere() -> None:
+    found = split_image("111122223333.dkr.ecr.us-east-1.amazonaws.com/mine/image@sha256:abc")
+    assert found and (found.repository, found.digest, found.tag) == ("mine/image", "sha256:abc", "")
+    assert split_image("docker.io/library/python:3.12") is None
+
+
+@pytest.mark.parametrize("code", ["ThrottlingException", "InternalErrorException"])
+def test_a_price_list_that_is_down_is_no_failure(
+    account: Account, recipe_for: Callable[..., Recipe], code: str
+) -> None:
+    account.good("get_products").refuses("pricing", "get_products", code)
+    found = look(account, recipe_for())
+    assert {finding.state for finding in found.values()} == {"ok"}
+    assert "August 2026" in found["price"].text
+
+
+@pytest.mark.parametrize("text", ["good", '{"token": "good"}'])
+def test_a_gated_model_with_a_token_that_reads_it(
+    account: Account, recipe_for: Callable[..., Recipe], text: str
+) -> None:
+    account.good().stubs["secretsmanager"].add_response(
+        "get_secret_value", {"SecretString": text}, {"SecretId": "hub-token"}
+    )
+    found = look(account, recipe_for(model__id="me/gated", model__token_secret="hub-token"))
+    assert found["model"].text == "me/gated can be read with the token of hub-token"
+
+
+def test_a_gated_model_with_a_token_that_does_not_read_it(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.good().answers("secretsmanager", "get_secret_value", {"SecretString": "hidden"})
+    finding = only_missing(look(account, recipe_for(model__id="me/gated", model__token_secret="hub-token")), "model")
+    assert "https://huggingface.co/me/gated" in finding.fix
+    assert "hidden" not in str(finding)
+
+
+def test_a_gated_model_without_a_token(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    assert "is gated" in only_missing(look(account.good(), recipe_for(model__id="me/gated")), "model").text
+
+
+def test_a_model_that_is_not_on_the_hub(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    assert "cannot be seen" in only_missing(look(account.good(), recipe_for(model__id="me/none")), "model").text
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidClientTokenId"])
+def test_expired_credentials_are_one_finding_and_the_rest_is_shown(
+    account: Account, recipe_for: Callable[..., Recipe], code: str
+) -> None:
+    found = look(account.refuses("sts", "get_caller_identity", code, 403), recipe_for())
+    assert found["identity"].state == "missing"
+    assert "aws sso login" in found["identity"].fix
+    assert [name for name, finding in found.items() if finding.state == "unknown"] == [
+        "role", "permissions", "bucket", "quota", "image",
+    ]  # fmt: skip
+    assert found["model"].state == found["price"].state == "ok"
+
+
+def test_several_mistakes_are_all_shown_at_once(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.good("get_role", "list_service_quotas", "head_bucket", "get_bucket_encryption")
+    account.answers("service-quotas", "list_service_quotas", page(0, 0, 0)).refuses("s3", "head_bucket", "404", 404)
+    account.denied = {"sagemaker:CreateTrainingJob": "implicitDeny"}
+    found = look(account, recipe_for(compute__role="arn:aws:iam::999999999999:role/x", model__id="me/gated"))
+    missing = [name for name, finding in found.items() if finding.state == "missing"]
+    assert missing == ["role", "permissions", "bucket", "quota", "model"]
+    assert not is_healthy(list(found.values()))
+
+
+def test_neither_a_role_nor_a_bucket(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    found = look(account.good(), recipe_for(compute__role="", output__bucket=""))
+    assert [name for name, finding in found.items() if finding.state == "missing"] == ["role", "bucket"]
+
+
+def test_a_role_session_is_simulated_as_its_role(account: Account) -> None:
+    account.answers("iam", "get_role", role(TRUST))
+    session = Identity(ACCOUNT, f"arn:aws:sts::{ACCOUNT}:assumed-role/trainer/me@example.com")
+    assert find_principal(account.clients["iam"], session) == ROLE
+    assert find_principal(account.clients["iam"], Identity(ACCOUNT, USER)) == USER
+
+
+def test_root_is_not_simulated(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    root = {"Account": ACCOUNT, "Arn": f"arn:aws:iam::{ACCOUNT}:root", "UserId": "x"}
+    found = look(account.answers("sts", "get_caller_identity", root).good("get_caller_identity"), recipe_for())
+    assert "root user" in found["permissions"].text
+    assert not account.asked
