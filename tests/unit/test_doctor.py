@@ -421,13 +421,13 @@ def test_a_gated_model_with_a_token_that_reads_it(
     account.good().stubs["secretsmanager"].add_response(
         "get_secret_value", {"SecretString": text}, {"SecretId": "hub-token"}
     )
-    found = look(account, recipe_for(model__id="me/gated", model__token_secret="hub-token"))
+    found = look(account, recipe_for(model__id="me/gated", secrets__hf_token="hub-token"))
     assert found["model"].text == "me/gated can be read with the token of hub-token"
 
 
 def test_a_gated_model_with_a_token_that_does_not_read_it(account: Account, recipe_for: Callable[..., Recipe]) -> None:
     account.good().answers("secretsmanager", "get_secret_value", {"SecretString": "hidden"})
-    finding = only_missing(look(account, recipe_for(model__id="me/gated", model__token_secret="hub-token")), "model")
+    finding = only_missing(look(account, recipe_for(model__id="me/gated", secrets__hf_token="hub-token")), "model")
     assert "https://huggingface.co/me/gated" in finding.fix
     assert "hidden" not in str(finding)
 
