@@ -236,11 +236,10 @@ class Decoder:
         dh = ops.rms_norm_backward(dx, saved.h_mid, saved.factor_mid, layer.norm_mid, self._gemma, dh)
 
         dout = self._through(groups["out"], dh, saved.wide_out, drop)
-        shape = (len(dh), self.heads, self.head)
-        out = saved.wide_out[:, : groups["out"].width].reshape(shape)
-        dq, dk, dv = self.attention.backward(
-            dout.reshape(shape), *self._split_heads(saved.qkv), out, saved.attended, mask
-        )  # fmt: skip
+        heads = (self.heads, self.head)
+        out = saved.wide_out[:, : groups["out"].width].unflatten(1, heads)
+        dout = dout.unflatten(1, heads)
+        dq, dk, dv = self.attention.backward(dout, *self._split_heads(saved.qkv), out, saved.attended, mask)
         dqkv = torch.empty_like(saved.qkv)
         ops.rope_backward(dq, dk, dv, self._cos, self._sin, row.positions, dqkv.view(len(dh), -1, self.head))
         dx = self._through(groups["qkv"], dqkv, saved.wide_in, drop)

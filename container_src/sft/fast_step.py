@@ -6,8 +6,10 @@ weight, so it is simply begun again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
+from collections.abc import Iterator
 from typing import Any
 
 import torch  # noqa: TID253
@@ -174,7 +176,7 @@ class FastStep:
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()  # a graph's memory is its own
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with _sound_generator(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 sums = decoder.run(layout.split(place))
             pool = pool or graph.pool()
             self._graphs[layout] = (graph, place, sums)
@@ -220,6 +222,18 @@ class FastStep:
         if self._cuda:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _sound_generator() -> Iterator[None]:
+    """A capture that fails leaves the GPU's random generator unusable to everyone: give it a fresh state then."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    spare = generator.clone_state()
+    try:
+        yield
+    except BaseException:
+        generator.graphsafe_set_state(spare)
+        raise
 
 
 def _load_ops() -> Any:

@@ -306,12 +306,11 @@ def _padded(rank: int) -> int:
     return max(16, triton.next_power_of_2(rank))
 
 
-def _chunk(tokens: int, others: int) -> int:
-    """Tokens that one program walks through: few enough that about 500 programs share the work."""
-    return max(64, 64 * (tokens * others // (64 * 500)))
+def _chunk(tokens: int, others: int, programs: int = 500) -> int:
+    """Tokens that one program walks through: few enough that about so many programs share the work."""
+    return max(64, 64 * (tokens * others // (64 * programs)))
 
 
 def _common_block(sizes: tuple[int, ...]) -> int:
     """Columns of one program, none of which may lie in two members."""
     return next(block for block in (64, 32, 16) if all(size % block == 0 for size in sizes))
-

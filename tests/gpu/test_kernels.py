@@ -1,7 +1,7 @@
 """The Triton kernels against their plain twins, on fresh random input.
 
-    python -m pytest tests/gpu/test_kernels.py                       on a GPU
-    TRITON_INTERPRET=1 python -m pytest tests/gpu/test_kernels.py    on a CPU, slowly, where triton is installed
+python -m pytest tests/gpu/test_kernels.py                       on a GPU
+TRITON_INTERPRET=1 python -m pytest tests/gpu/test_kernels.py    on a CPU, slowly, where triton is installed
 """
 
 from __future__ import annotations
