@@ -1,7 +1,7 @@
 """A whole optimizer step as one packed row, or a few, replayed as a CUDA graph.
 
-Steps down and goes on when memory runs out or a graph cannot be captured: a step begins with no gradients and changes no
-weight, so it is simply begun again.
+Steps down and goes on when memory runs out or a graph cannot be captured: a step begins with no gradients and changes
+no weight, so it is simply begun again.
 """
 
 from __future__ import annotations

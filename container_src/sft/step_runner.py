@@ -1,4 +1,4 @@
-"""How an optimizer step's gradients come about: the fast way where there is one, else plainly, in less memory if need be."""
+"""How a step's gradients come about: the fast way where there is one, else plainly, in less memory if need be."""
 
 from __future__ import annotations
 
