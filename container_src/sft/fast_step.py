@@ -21,10 +21,12 @@ from .data import Encoded
 from .decoder import Decoder, find_obstacle
 from .evaluate import sum_tokens
 from .log import say, warn
-from .memory_plan import Setting, Shape, choose_setting, estimate_bytes
+from .memory_plan import OVERHEAD, Setting, Shape, choose_setting, estimate_bytes
 from .packing import TILE, Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 BUCKETS = 8
+# a bucket's graph takes as long to capture as its shorter padding saves in about so many steps
+STEPS_PER_BUCKET = 8
 # a new attempt must be estimated at no more than this share of what did not fit
 STEP_DOWN = 0.85
 # bfloat16 rounds to three digits; a wrong formula is off by far more
@@ -72,12 +74,11 @@ def find_reason_against(model: Any, config: Any, dtype: Any, processes: int) -> 
 class FastStep:
     """Runs the job's steps; made at the first of them, when the optimizer exists and the memory left is known."""
 
-    def __init__(self, model: Any, steps: list[list[Encoded]], seed: int, dtype: Any, bucket_count: int) -> None:
+    def __init__(self, model: Any, steps: list[list[Encoded]], seed: int, dtype: Any) -> None:
         self._model = model
         self._steps = steps
         self._seed = seed
         self._dtype = dtype
-        self._bucket_count = bucket_count
         self._cuda = torch.cuda.is_available()
         self._graphless = False
         self._longest = -(-max(len(row.input_ids) for rows in steps for row in rows) // TILE) * TILE
@@ -157,7 +158,7 @@ class FastStep:
         if self._cuda:
             parts = [part for step in self._steps for part in split_by_tokens(step, self.setting.tokens)]
             lengths = [sum(len(row.input_ids) for row in part) for part in parts]
-            self._buckets = choose_buckets(lengths, self._bucket_count)
+            self._buckets = choose_buckets(lengths, min(BUCKETS, 1 + len(lengths) // STEPS_PER_BUCKET))
             self._prepare_buckets(decoder)
         say(f"Fast step: {self.setting}, {attention.name} attention.")
         return decoder
@@ -209,8 +210,8 @@ class FastStep:
         if self._graphless and self.setting.graph:
             self.setting = dataclasses.replace(self.setting, graph=False)
             return
-        failed = estimate_bytes(self.setting, shape_of(self._model))
-        self.setting = self._choose(room=int(STEP_DOWN * failed))
+        failed = estimate_bytes(self.setting, shape_of(self._model)) - OVERHEAD
+        self.setting = self._choose(room=OVERHEAD + int(STEP_DOWN * failed))
         warn(f"Out of memory ({problem}). Going on from the same state with {self.setting}.")
 
     def _forget(self) -> None:
@@ -244,8 +245,11 @@ def _load_ops() -> Any:
 
 def _free() -> int:
     """Bytes that PyTorch could still take, with what it holds and does not use."""
-    free, _ = torch.cuda.mem_get_info()
-    return int(free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated())
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # since torch 2.8; 1.0 unless somebody set a limit
+        free = min(free, int(total * torch.cuda.get_per_process_memory_fraction()) - reserved)
+    return int(free + reserved - torch.cuda.memory_allocated())
 
 
 def _step_seed(seed: int, number: int, part: int) -> int:

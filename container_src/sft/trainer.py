@@ -354,9 +354,7 @@ def make_trainer(
     )
     trainer.optimizer_name = optimizer
     encoded = [[train[index] for index in step] for step in steps]
-    fast = (
-        None if reason else FastStep(model, encoded, config.seed, dtype, min(8, 1 + len(set(map(tuple, steps))) // 8))
-    )
+    fast = None if reason else FastStep(model, encoded, config.seed, dtype)
     trainer.runner = StepRunner(trainer, dataset, fast, reason)
     trainer.after_step = AfterStep(schedule, stopping, trainer.accelerator)
     trainer.add_callback(trainer.after_step if evaluation else trainer.after_step.without_evaluation())

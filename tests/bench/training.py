@@ -58,6 +58,7 @@ class Result:
     setting: str
     first_step_s: float
     losses: list[float]
+    predicted_gib: float = 0.0
 
 
 def make_rows(kind: str, steps: int, vocabulary: int) -> list[list[int]]:
@@ -181,11 +182,14 @@ class Clock:
 
 def run_ours(args: argparse.Namespace, base: Path) -> Result:
     """Through make_trainer, as a job does, on rows that are tokens already."""
+    import torch
     import transformers
 
     from container_src.sft.batches import Padding
     from container_src.sft.checkpoint import Origin
     from container_src.sft.data import Encoded
+    from container_src.sft.fast_step import shape_of
+    from container_src.sft.memory_plan import Setting, estimate_bytes
     from container_src.sft.model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer
     from container_src.sft.paths import resolve_paths
     from container_src.sft.steps import make_schedule
@@ -215,11 +219,21 @@ def run_ours(args: argparse.Namespace, base: Path) -> Result:
         Origin("", ""), Stopping(), choose_dtype(config),
     )  # fmt: skip
     trainer.add_callback(clock.callback())
+    if args.setting:
+        tokens = sum(map(len, rows[:PER_STEP])) if args.rows != "mixed" else 4096
+        tokens = args.tokens or tokens
+        trainer.runner._fast.setting = Setting(tokens, "R" in args.setting, "C" in args.setting)
     _reset_peak()
+    loaded = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
     trainer.train()
     fast = trainer.runner._fast
-    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line and line["step"] % BLOCK == 0]
-    return _result("ours", clock, args, losses, str(fast.setting) if fast else "plain path")
+    lines = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    # we log the first step by itself, and TRL averages it into the first ten
+    losses = [(lines[0] + (BLOCK - 1) * lines[1]) / BLOCK, *lines[2:]]
+    result = _result("ours", clock, args, losses, str(fast.setting) if fast else "plain path")
+    if fast:
+        result.predicted_gib = (loaded + estimate_bytes(fast.setting, shape_of(model))) / 2**30
+    return result
 
 
 def run_trl(args: argparse.Namespace, base: Path) -> Result:
@@ -385,15 +399,17 @@ def run_way(args: argparse.Namespace, way: str, base: Path) -> Result | None:
 
 def print_table(args: argparse.Namespace, results: list[Result]) -> None:
     parameters = count_parameters(_architecture(args))
-    print(f"\n{args.model}, {args.rows} rows, {'equal' if args.equal else f'dropout {args.dropout}'}, {PER_STEP} rows a "
-          f"step, {parameters:,} parameters")  # fmt: skip
-    print("| way | wall ms | GPU ms | kernels | tokens/s | peak GiB | reserved GiB | times the floor | first step s |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    what = "rows to learn from, no dropout" if args.equal else f"{args.rows} rows, dropout {args.dropout}"
+    print(f"\n{args.model}, {what}, {PER_STEP} rows a step, {parameters:,} parameters")
+    print(
+        "| way | wall ms | GPU ms | kernels | tokens/s | peak GiB | predicted | reserved | times the floor | first step s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for found in results:
         floor = 1e3 * 4 * parameters * found.tokens / PEAK_FLOPS
         speed = found.tokens / max(found.wall_ms, 1e-9) * 1e3
         print(f"| {found.way}: {found.setting} | {found.wall_ms:.1f} | {found.gpu_ms:.1f} | {found.kernels} | "
-              f"{speed:,.0f} | {found.peak_gib:.2f} | {found.reserved_gib:.2f} | {found.wall_ms / floor:.2f} | "
+              f"{speed:,.0f} | {found.peak_gib:.2f} | {found.predicted_gib:.2f} | {found.reserved_gib:.2f} | {found.wall_ms / floor:.2f} | "
               f"{found.first_step_s:.1f} |")  # fmt: skip
     for found in results[1:]:
         print(f"ours is {found.wall_ms / results[0].wall_ms:.1f} times as fast as {found.way}")
@@ -407,8 +423,8 @@ def compare_losses(args: argparse.Namespace, results: list[Result]) -> bool:
         if not pairs:
             continue
         worst = max(abs(ours - theirs) for ours, theirs in pairs) / other.losses[0]
-        print(f"losses of ours and {other.way}: at most {worst:.5f} of the first loss apart; "
-              f"{[round(ours, 4) for ours, _ in pairs]} against {[round(theirs, 4) for _, theirs in pairs]}")  # fmt: skip
+        print(f"losses of ours and {other.way}: at most {worst:.5f} of the first loss apart")
+        print(*(f"  {ours:.4f} {theirs:.4f}" for ours, theirs in pairs), sep="\n")
         # with dropout, masks differ; on random rows there is nothing to learn, so losses stay close all the same
         agrees &= worst <= (EQUAL_WITHIN if args.equal else 2 * EQUAL_WITHIN)
     return agrees
@@ -423,6 +439,9 @@ def main() -> int:
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--equal", action="store_true", help="no dropout, a task to learn, losses must agree")
     parser.add_argument("--fast", default="auto", choices=["auto", "on", "off"], help="our trainer's fast_step")
+    parser.add_argument("--setting", default="", choices=["R", "S", "RC", "SC"],
+                        help="ours alone: base resident or unpacked in each step, C with activations recomputed")  # fmt: skip
+    parser.add_argument("--tokens", type=int, default=0, help="with --setting: tokens of a packed row")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--profile", action="store_true", help="the longest kernels too")
     parser.add_argument("--cap-gib", type=float, default=0.0, help="let the process have so much of the GPU's memory")

@@ -79,7 +79,7 @@ def _rows(count: int = 7, longest: int = 200, seed: int = 0) -> list[Encoded]:
 
 
 def _fast(model: Any, steps: list[list[Encoded]], setting: Setting = WHOLE) -> FastStep:
-    fast = FastStep(model, steps, 0, torch.bfloat16, 4)
+    fast = FastStep(model, steps, 0, torch.bfloat16)
     fast.setting = setting
     return fast
 
@@ -147,8 +147,8 @@ def test_gradients_are_within_rounding_of_float32(make_model: Callable[..., Any]
     rounding = _error(plain, exact)
     errors = {name: _error(gradients, exact) for name, gradients in found.items()}
     print(f"\n{family}: plain bfloat16 {rounding:.5f}, ours {errors}")
-    assert rounding < 0.05
-    assert max(errors.values()) < 1.2 * rounding
+    assert rounding < 0.2
+    assert max(errors.values()) < 1.1 * rounding
 
 
 def test_dropout_is_the_step_s_own_and_repeats(make_model: Callable[..., Any]) -> None:
@@ -192,7 +192,7 @@ def test_out_of_memory_steps_down_from_the_same_state(
     fast = _fast(model, [rows], Setting(8192, True, False))
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 180 * 2**20) / total)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 330 * 2**20) / total)
     try:
         sums = fast.run(rows, 0)
     finally:
