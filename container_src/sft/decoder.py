@@ -1,8 +1,8 @@
 """Forward and backward of the known families' decoders over a packed row, written out.
 
 peft's model stays as it is, for evaluating and saving; this computes its adapters' gradients from the same frozen
-weights. Written out, because then nothing is kept that the backward pass can do without, steps between matrix products are one
-kernel each, and a whole step is a plain list of kernels that a CUDA graph can hold.
+weights. Written out, because then nothing is kept that the backward pass can do without, steps between matrix
+products are one kernel each, and a whole step is a plain list of kernels that a CUDA graph can hold.
 """
 
 from __future__ import annotations

@@ -31,6 +31,10 @@ STEPS_PER_BUCKET = 8
 STEP_DOWN = 0.85
 # bfloat16 rounds to three digits; a wrong formula is off by far more
 AGREEMENT = 0.02
+# of the memory that is free at the first step; evaluations and the allocator's gaps want some too
+ROOM = 0.94
+# few, since the plain path's logits are large
+CHECKED_TOKENS = 128
 
 
 class NoFastStep(Exception):
@@ -92,7 +96,9 @@ class FastStep:
         if not self._cuda:
             return Setting(self._step_tokens, resident=True, checkpointing=False, graph=False)
         tokens = -(-self._step_tokens // TILE) * TILE + TILE
-        setting = choose_setting(shape_of(self._model), tokens, self._longest, _free() if room is None else room)
+        setting = choose_setting(
+            shape_of(self._model), tokens, self._longest, int(ROOM * _free()) if room is None else room
+        )
         if setting is None:
             raise NoFastStep("no way to pack a step fits the memory that is left")
         return dataclasses.replace(setting, graph=not self._graphless)
@@ -154,7 +160,7 @@ class FastStep:
         decoder.checkpointing = self.setting.checkpointing
         decoder.begin_step()
         self._decoder = decoder
-        self._check(rows[:2])
+        self._check(rows[0].input_ids[:CHECKED_TOKENS])
         if self._cuda:
             parts = [part for step in self._steps for part in split_by_tokens(step, self.setting.tokens)]
             lengths = [sum(len(row.input_ids) for row in part) for part in parts]
@@ -187,8 +193,9 @@ class FastStep:
         most = max(len(step) for step in self._steps)
         return Layout(bucket, most + bucket // self._longest + 2)
 
-    def _check(self, rows: list[Encoded]) -> None:
-        """Hold our loss against the model's own on a few rows, so that a model that only looks known trains plainly."""
+    def _check(self, ids: list[int]) -> None:
+        """Hold our loss against the model's own on a few tokens, so that one that only looks known trains plainly."""
+        rows = [Encoded(ids, ids, False, True)]
         decoder = self._decoder
         assert decoder is not None
         tokens = sum(len(row.input_ids) for row in rows)
@@ -206,7 +213,7 @@ class FastStep:
 
     def _step_down(self, problem: str) -> None:
         """Begin again in less memory, or without graphs where they are what failed."""
-        self._forget()
+        self.forget()
         if self._graphless and self.setting.graph:
             self.setting = dataclasses.replace(self.setting, graph=False)
             return
@@ -214,7 +221,11 @@ class FastStep:
         self.setting = self._choose(room=OVERHEAD + int(STEP_DOWN * failed))
         warn(f"Out of memory ({problem}). Going on from the same state with {self.setting}.")
 
-    def _forget(self) -> None:
+    @property
+    def begun(self) -> bool:
+        return self._decoder is not None
+
+    def forget(self) -> None:
         """Give everything back; the adapters' weights stay in the parameters."""
         self._graphs.clear()
         self._decoder = None

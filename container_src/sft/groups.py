@@ -87,7 +87,7 @@ def dropout_of(module: Any) -> float:
 
 
 def load_weight(module: Any, dtype: Any) -> Any:
-    """A base layer's weight in the arithmetic's type; 4-bit ones are unpacked to the numbers that peft computes with."""
+    """A base layer's weight in the arithmetic's type; 4-bit ones are unpacked to the numbers that peft uses."""
     weight = _base(module).weight
     state = getattr(weight, "quant_state", None)
     if state is None:

@@ -193,7 +193,7 @@ def grad_down(
     members, rank, width = down.shape
     seed, share = dropout
     tokens = x.shape[0]
-    chunk = _chunk(tokens, triton.cdiv(width, 64))
+    chunk = _chunk(tokens, triton.cdiv(width, 64), programs=250)
     _grad_down[(triton.cdiv(width, 64), triton.cdiv(tokens, chunk))](
         x, dz, down, dx, grad, seed, site, scale / (1 - share), width, rank, tokens, x.stride(0), dz.stride(0),
         dx.stride(0), chunk, MEMBERS=members, THRESHOLD=threshold_of(share), R=_padded(rank), ROWS=64, BLOCK=64,

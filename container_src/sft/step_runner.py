@@ -38,6 +38,14 @@ class StepRunner:
             step = {**step, "batches": self._dataset.pad(step["encoded"])}
         return self._run_plainly(model, self._trainer._prepare_inputs({**step, "encoded": ()}))
 
+    def give_way(self) -> bool:
+        """Free what the fast step holds, for an evaluation that needs the room; the next step takes it again."""
+        if self._fast is None or not self._fast.begun:
+            return False
+        warn("Out of memory in the evaluation. The fast step makes room, and begins anew after it.")
+        self._fast.forget()
+        return True
+
     def _run_plainly(self, model: Any, step: dict[str, Any]) -> tuple[Any, Any]:
         while True:
             state = _random_state()

@@ -257,6 +257,11 @@ class StepTrainer(trl.SFTTrainer):
 
     def score(self, rows: list[Encoded]) -> RowScores:
         size = self._config.per_device_eval_batch_size
+        try:
+            return score_rows(self.model, rows, self._padding, size, self.accelerator)
+        except torch.OutOfMemoryError:
+            if not self.runner.give_way():
+                raise
         return score_rows(self.model, rows, self._padding, size, self.accelerator)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -90,11 +90,11 @@ def glu_backward(
     _, rank, width = down.shape
     seed, share = dropout
     tokens = both.shape[0]
-    chunk = _chunk(tokens, triton.cdiv(width, 64))
+    chunk = _chunk(tokens, triton.cdiv(width, 64), programs=2000)
     _glu_backward[(triton.cdiv(width, 64), triton.cdiv(tokens, chunk))](
         dact, dz, both, down, grad, seed, site, scale / (1 - share), width, rank, tokens, dact.stride(0),
         dz.stride(0), both.stride(0), chunk, KIND=ACTIVATIONS.index(kind), THRESHOLD=threshold_of(share),
-        R=_padded(rank), ROWS=32, BLOCK=64, num_warps=4, num_stages=2,
+        R=_padded(rank), ROWS=32, BLOCK=64, num_warps=8, num_stages=2,
     )  # fmt: skip
 
 

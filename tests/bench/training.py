@@ -401,16 +401,15 @@ def print_table(args: argparse.Namespace, results: list[Result]) -> None:
     parameters = count_parameters(_architecture(args))
     what = "rows to learn from, no dropout" if args.equal else f"{args.rows} rows, dropout {args.dropout}"
     print(f"\n{args.model}, {what}, {PER_STEP} rows a step, {parameters:,} parameters")
-    print(
-        "| way | wall ms | GPU ms | kernels | tokens/s | peak GiB | predicted | reserved | times the floor | first step s |"
-    )
+    print("| way | wall ms | GPU ms | kernels | tokens/s | peak GiB | predicted | reserved | of the floor | first s |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for found in results:
         floor = 1e3 * 4 * parameters * found.tokens / PEAK_FLOPS
         speed = found.tokens / max(found.wall_ms, 1e-9) * 1e3
-        print(f"| {found.way}: {found.setting} | {found.wall_ms:.1f} | {found.gpu_ms:.1f} | {found.kernels} | "
-              f"{speed:,.0f} | {found.peak_gib:.2f} | {found.predicted_gib:.2f} | {found.reserved_gib:.2f} | {found.wall_ms / floor:.2f} | "
-              f"{found.first_step_s:.1f} |")  # fmt: skip
+        memory = f"{found.peak_gib:.2f} | {found.predicted_gib:.2f} | {found.reserved_gib:.2f}"
+        times = f"{found.wall_ms:.1f} | {found.gpu_ms:.1f} | {found.kernels} | {speed:,.0f}"
+        last = f"{found.wall_ms / floor:.2f} | {found.first_step_s:.1f}"
+        print(f"| {found.way}: {found.setting} | {times} | {memory} | {last} |")
     for found in results[1:]:
         print(f"ours is {found.wall_ms / results[0].wall_ms:.1f} times as fast as {found.way}")
 
@@ -439,8 +438,8 @@ def main() -> int:
     parser.add_argument("--dropout", type=float, default=0.05)
     parser.add_argument("--equal", action="store_true", help="no dropout, a task to learn, losses must agree")
     parser.add_argument("--fast", default="auto", choices=["auto", "on", "off"], help="our trainer's fast_step")
-    parser.add_argument("--setting", default="", choices=["R", "S", "RC", "SC"],
-                        help="ours alone: base resident or unpacked in each step, C with activations recomputed")  # fmt: skip
+    ways = "ours: base resident (R) or unpacked in each step (S), activations recomputed (C)"
+    parser.add_argument("--setting", default="", choices=["R", "S", "RC", "SC"], help=ways)
     parser.add_argument("--tokens", type=int, default=0, help="with --setting: tokens of a packed row")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--profile", action="store_true", help="the longest kernels too")
