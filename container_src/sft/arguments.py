@@ -37,7 +37,7 @@ class VersionError(JobError):
     """The installed libraries cannot do what the recipe asks."""
 
 
-def make_arguments(config: TrainConfig, schedule: Schedule, paths: Paths, dtype: Any) -> Any:
+def make_arguments(config: TrainConfig, schedule: Schedule, paths: Paths, dtype: Any, optimizer: str) -> Any:
     """Every argument that matters, since defaults differ between versions; what our step does itself is turned off."""
     import torch
     import trl
@@ -52,7 +52,7 @@ def make_arguments(config: TrainConfig, schedule: Schedule, paths: Paths, dtype:
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": schedule.warmup_steps,
-        "optim": choose_optimizer(config),
+        "optim": optimizer,
         "weight_decay": config.weight_decay,
         "adam_beta1": 0.9,
         "adam_beta2": 0.999,
@@ -100,10 +100,16 @@ def make_arguments(config: TrainConfig, schedule: Schedule, paths: Paths, dtype:
     return trl.SFTConfig(**fit_keywords(wanted, accepted))
 
 
-def choose_optimizer(config: TrainConfig) -> str:
-    """The recipe's; bitsandbytes before 0.50 has none of its own for a CPU, and nothing pages there anyway."""
+def choose_optimizer(config: TrainConfig, fast: bool = False) -> str:
+    """The recipe's; bitsandbytes before 0.50 has none of its own for a CPU, and nothing pages there anyway.
+
+    Beside a fast step, AdamW in one fused kernel stands in for its paged twin: the same arithmetic on float32 states,
+    which are small beside what the step keeps.
+    """
     import torch
 
+    if fast and torch.cuda.is_available() and config.optim in ("paged_adamw_32bit", "adamw_torch"):
+        return "adamw_torch_fused"
     if config.optim == "adamw_torch" or torch.cuda.is_available():
         return config.optim
     parts = version("bitsandbytes").split(".")

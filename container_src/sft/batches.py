@@ -44,6 +44,7 @@ class StepDataset:
         padding: Padding,
         process: int,
         processes: int,
+        whole: bool = False,
     ):
         self._rows = rows
         self._steps = steps
@@ -51,6 +52,8 @@ class StepDataset:
         self._padding = padding
         self._process = process
         self._processes = processes
+        # a fast step packs its rows itself, and pads none
+        self._whole = whole
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -59,12 +62,17 @@ class StepDataset:
         step = self._steps[number]
         share = share_of(step, self._process, self._processes)
         # every process must take part in the gradients' sum: one without rows adds a row with no weight
-        groups = split(share, self._size) or [[step[0]]]
+        encoded = [self._rows[index] for index in share or [step[0]]]
         return {
-            "batches": [self._padding.batch([self._rows[index] for index in group]) for group in groups],
+            "batches": [] if self._whole else self.pad(encoded),
+            "encoded": encoded,
             "counts": bool(share),
             # the whole step's trained tokens, known to every process without asking the others
             "trained": sum(self._rows[index].trained for index in step),
             "tokens": sum(len(self._rows[index].input_ids) for index in step),
             "rows": len(step),
         }
+
+    def pad(self, rows: list[Encoded]) -> list[dict[str, Any]]:
+        """Rows as padded batches of the recipe's size."""
+        return [self._padding.batch([rows[place] for place in group]) for group in split(range(len(rows)), self._size)]

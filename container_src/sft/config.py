@@ -90,6 +90,12 @@ class TrainConfig:
     weight_decay: float = _in("training", 0.0, "decoupled weight decay")
     max_grad_norm: float = _in("training", 0.3, "gradients are clipped to this norm")
     gradient_checkpointing: bool = _in("training", False, "recompute activations: slower steps, far less memory")
+    fast_step: Literal["auto", "on", "off"] = _in(
+        "training",
+        "auto",
+        "a step's rows packed into one, with fused kernels and CUDA graphs; auto where a GPU has bfloat16 and the "
+        "architecture is known, on also on a CPU; the step's arithmetic is the same",
+    )
     logging_steps: int = _in("training", 10, "steps between metric lines")
     eval_strategy: Literal["steps", "epoch", "no"] = _in("training", "steps", "when to evaluate")
     eval_steps: int = _in("training", 50, "steps between evaluations")

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .arguments import choose_optimizer
 from .artifact import save_artifact, write_results
 from .batches import Padding
 from .challenge import Evaluated, challenge, end_unchanged, reuse_stand_in
@@ -92,7 +91,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     trainer = make_trainer(
         model, tokenizer, padding, train, evaluation, config, schedule, paths, origin, stopping, dtype
     )
-    _say_optimizer(config)
+    _say_optimizer(config, trainer.optimizer_name)
     say(
         f"Training: {schedule.total} steps, {schedule.per_epoch} an epoch, "
         f"{config.effective_batch_size} rows a step and process."
@@ -114,7 +113,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     manifest |= {
         "publication": publication.get("id", ""),
         "arithmetic": str(dtype).removeprefix("torch."),
-        "optimizer": choose_optimizer(config),
+        "optimizer": trainer.optimizer_name,
     }
     manifest["health"] = [note.text for note in find_notes(history)]
     metrics = {
@@ -217,11 +216,12 @@ def _last_losses(history: list[dict[str, float]]) -> dict[str, float]:
     return {**found, "eval_loss": evaluations[-1]} if evaluations else found
 
 
-def _say_optimizer(config: TrainConfig) -> None:
+def _say_optimizer(config: TrainConfig, chosen: str) -> None:
     import torch
 
-    chosen = choose_optimizer(config)
-    if chosen != config.optim:
+    if chosen == "adamw_torch_fused":
+        say(f"Optimizer: fused AdamW instead of {config.optim}: the same arithmetic on float32 states.")
+    elif chosen != config.optim:
         say(f"Optimizer: {chosen} instead of {config.optim}, which this bitsandbytes does not have for a CPU.")
     elif config.optim in UNPAGED and not torch.cuda.is_available():
         say(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .config import TrainConfig
@@ -72,5 +72,5 @@ def share_of(step: list[int], process: int, processes: int) -> list[int]:
     return step[process::processes]
 
 
-def split(rows: list[int], size: int) -> list[list[int]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def split(rows: Sequence[int], size: int) -> list[list[int]]:
+    return [list(rows)[start : start + size] for start in range(0, len(rows), size)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,17 +21,20 @@ import torch  # noqa: TID253
 import transformers  # noqa: TID253
 import trl  # noqa: TID253
 
-from .arguments import make_arguments
+from .arguments import choose_optimizer, make_arguments
 from .batches import Padding, StepDataset
 from .best import Best
 from .checkpoint import Origin, prune, publish, staging_folder
 from .config import TrainConfig
 from .curves import evaluations_without_gain, find_notes
 from .data import Encoded
-from .evaluate import RowScores, score_rows, sum_tokens
+from .environment import process_count
+from .evaluate import RowScores, score_rows
 from .failure import JobError
+from .fast_step import FastStep, find_reason_against
 from .log import MetricsFile, metric_line, say
 from .paths import Paths
+from .step_runner import StepRunner
 from .steps import Schedule, make_steps
 from .stop import Stopping
 
@@ -230,20 +234,8 @@ class StepTrainer(trl.SFTTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         model.train()
         self._rate = self.optimizer.param_groups[0]["lr"]
-        step = self._prepare_inputs(inputs)
-        # processes' gradients are averaged, so each one's share is scaled up to make the average the sum
-        weight = self.accelerator.num_processes / step["trained"] if step["counts"] else 0.0
-        losses, rights = [], []
-        for number, batch in enumerate(step["batches"], start=1):
-            last = number == len(step["batches"])
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    loss, right = sum_tokens(model, batch)
-                self.accelerator.backward(loss * weight)
-            losses.append(loss.detach())
-            rights.append(right * step["counts"])
-        loss = sum(losses) * weight
-        self.meter.add(step, loss / self.accelerator.num_processes, sum(rights))
+        loss, rights = self.runner.run(model, inputs, self.state.global_step)
+        self.meter.add(inputs, loss / self.accelerator.num_processes, rights)
         return loss
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -265,6 +257,11 @@ class StepTrainer(trl.SFTTrainer):
 
     def score(self, rows: list[Encoded]) -> RowScores:
         size = self._config.per_device_eval_batch_size
+        try:
+            return score_rows(self.model, rows, self._padding, size, self.accelerator)
+        except torch.OutOfMemoryError:
+            if not self.runner.give_way():
+                raise
         return score_rows(self.model, rows, self._padding, size, self.accelerator)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -340,10 +337,12 @@ def make_trainer(
     stopping: Stopping,
     dtype: torch.dtype,
 ) -> StepTrainer:
-    args = make_arguments(config, schedule, paths, dtype)
+    reason = find_reason_against(model, config, dtype, process_count(os.environ))
+    optimizer = choose_optimizer(config, fast=not reason)
+    args = make_arguments(config, schedule, paths, dtype, optimizer)
     steps = make_steps(len(train), config.effective_batch_size * args.world_size, schedule.total, config.seed)
     dataset = StepDataset(
-        train, steps, config.per_device_train_batch_size, padding, args.process_index, args.world_size
+        train, steps, config.per_device_train_batch_size, padding, args.process_index, args.world_size, not reason
     )
     trainer = StepTrainer(
         config=config,
@@ -358,6 +357,10 @@ def make_trainer(
         processing_class=tokenizer,
         data_collator=_only_item,
     )
+    trainer.optimizer_name = optimizer
+    encoded = [[train[index] for index in step] for step in steps]
+    fast = None if reason else FastStep(model, encoded, config.seed, dtype)
+    trainer.runner = StepRunner(trainer, dataset, fast, reason)
     trainer.after_step = AfterStep(schedule, stopping, trainer.accelerator)
     trainer.add_callback(trainer.after_step if evaluation else trainer.after_step.without_evaluation())
     trainer.add_callback(MetricLines(schedule, MetricsFile(paths.output / "metrics.jsonl")))

@@ -42,8 +42,9 @@ SAME: dict[str, dict[str, Any]] = {
     "gradient checkpointing": {"gradient_checkpointing": True},
     "padded to max_length": {"padding": "max_length"},
     "evaluated in other batches": {"per_device_eval_batch_size": 1},
+    # all of a step in one row, a block mask between its rows, the backward pass written out
+    "packed": {"fast_step": "on"},
 }
-# Packed rows = padded rows belongs here once rows can be packed: "packed": {"packing": True}.
 OTHER = {"another seed": {"seed": 7}}
 
 

@@ -1,0 +1,68 @@
+"""Attention inside the examples of a packed row, forwards and backwards, by what is there.
+
+PyTorch's own flash attention takes packed rows on every GPU that has bfloat16 and in every image we know; flash-attn,
+where installed, is the same algorithm. A CPU, and a GPU where it fails, uses a block mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch  # noqa: TID253
+from torch.nn import functional  # noqa: TID253
+
+
+class FlashAttention:
+    """Needs no mask: the examples' ends are its input."""
+
+    name = "flash"
+
+    def __init__(self, scale: float, longest: int) -> None:
+        self._scale = scale
+        self._longest = longest
+
+    def prepare(self, ends: Any, tokens: int) -> Any:
+        return ends
+
+    def forward(self, q: Any, k: Any, v: Any, ends: Any) -> tuple[Any, Any]:
+        out, *saved = torch.ops.aten._flash_attention_forward(
+            q, k, v, ends, ends, self._longest, self._longest, 0.0, True, False, scale=self._scale
+        )
+        return out, saved[:3]
+
+    def backward(self, grad: Any, q: Any, k: Any, v: Any, out: Any, saved: Any, ends: Any) -> Any:
+        sums, random, unused = saved
+        return torch.ops.aten._flash_attention_backward(
+            grad, q, k, v, out, sums, ends, ends, self._longest, self._longest, 0.0, True, random, unused,
+            scale=self._scale,
+        )  # fmt: skip
+
+
+class BlockAttention:
+    """With a mask of tokens x tokens: exact anywhere, and slow for long rows."""
+
+    name = "block mask"
+
+    def __init__(self, scale: float) -> None:
+        self._scale = scale
+
+    def prepare(self, ends: Any, tokens: int) -> Any:
+        places = torch.arange(tokens, device=ends.device)
+        example = torch.bucketize(places, ends[1:].contiguous(), right=True)
+        return (example[:, None] == example[None, :]) & (places[:, None] >= places[None, :])
+
+    def forward(self, q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any]:
+        return self._attend(q, k, v, mask).contiguous(), None
+
+    def backward(self, grad: Any, q: Any, k: Any, v: Any, out: Any, saved: Any, mask: Any) -> Any:
+        inputs = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+        with torch.enable_grad():
+            again = self._attend(*inputs, mask)
+        return torch.autograd.grad(again, inputs, grad)
+
+    def _attend(self, q: Any, k: Any, v: Any, mask: Any) -> Any:
+        repeats = q.shape[1] // k.shape[1]
+        k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
+        rows = (tensor.transpose(0, 1)[None] for tensor in (q, k, v))
+        out = functional.scaled_dot_product_attention(*rows, attn_mask=mask, scale=self._scale)
+        return out[0].transpose(0, 1)

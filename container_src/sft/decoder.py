@@ -1,0 +1,246 @@
+"""Forward and backward of the known families' decoders over a packed row, written out.
+
+peft's model stays as it is, for evaluating and saving; this computes its adapters' gradients from the same frozen
+weights. Written out, because then nothing is kept that the backward pass can do without, steps between matrix
+products are one kernel each, and a whole step is a plain list of kernels that a CUDA graph can hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch  # noqa: TID253
+
+from .groups import Adapters, Group, Weights, dropout_of, find_groups, is_adapted
+from .packing import Row
+
+FAMILIES = ("qwen2", "llama", "gemma")
+ACTIVATIONS = {"SiLU": "silu", "SiLUActivation": "silu", "PytorchGELUTanh": "gelu_tanh", "GELUTanh": "gelu_tanh",
+               "GELUActivation": "gelu"}  # fmt: skip
+ROTARY = ("default", "linear", "llama3")
+# logits of so many tokens are held at a time
+LOGITS_AT_ONCE = 1024
+MAX_RANK = 128
+
+
+def find_obstacle(model: Any, config: Any) -> str:
+    """Why this model's steps cannot be computed here, or ""."""
+    base = model.get_base_model()
+    family = getattr(base.config, "model_type", "unknown")
+    if family not in FAMILIES:
+        return f"the architecture {family} is not one of {', '.join(FAMILIES)}"
+    if config.lora_bias != "none":
+        return "biases are trained"
+    if getattr(base.config, "use_sliding_window", False):
+        return "the model's attention has a sliding window"
+    if getattr(base.config, "attention_dropout", 0.0):
+        return "the model has dropout in its attention"
+    if type(base.model.layers[0].mlp.act_fn).__name__ not in ACTIVATIONS:
+        return f"the activation {type(base.model.layers[0].mlp.act_fn).__name__} is not known"
+    if getattr(base.model.rotary_emb, "rope_type", "default") not in ROTARY:
+        return f"rotary embeddings of type {base.model.rotary_emb.rope_type} are not known"
+    return _find_obstacle_in_adapters(model, base)
+
+
+def _find_obstacle_in_adapters(model: Any, base: Any) -> str:
+    ours: set[int] = set()
+    for number, layer in enumerate(base.model.layers):
+        for group in find_groups(layer, number).values():
+            adapted = [module for module in group.modules if is_adapted(module)]
+            ranks = {(module.r["default"], module.scaling["default"], dropout_of(module)) for module in adapted}
+            if len(ranks) > 1:
+                return "adapters of one layer differ in rank, scale or dropout"
+            if group.rank > MAX_RANK:
+                return f"adapters have a rank of {group.rank}, above {MAX_RANK}"
+            if any(getattr(module, "use_dora", {}).get("default") for module in adapted):
+                return "the adapters are DoRA's"
+            ours |= {id(part["default"].weight) for module in adapted for part in (module.lora_A, module.lora_B)}
+    if {id(parameter) for parameter in model.parameters() if parameter.requires_grad} != ours:
+        return "other parameters than the projections' adapters are trained"
+    return ""
+
+
+@dataclass
+class Layer:
+    groups: dict[str, Group]
+    norm_in: Any
+    norm_mid: Any
+
+
+@dataclass
+class Saved:
+    """What a layer's backward pass needs. `wide` tensors hold an adapter's low values right of the activations."""
+
+    h: Any
+    factor_in: Any
+    wide_in: Any
+    qkv: Any
+    attended: Any
+    wide_out: Any
+    h_mid: Any
+    factor_mid: Any
+    wide_mid: Any
+    both: Any
+    low: Any
+
+
+class Decoder:
+    """All that a step's forward and backward pass need, on one device."""
+
+    def __init__(self, model: Any, attention: Any, ops: Any, dtype: Any, longest: int, resident: bool) -> None:
+        base = model.get_base_model()
+        core, settings = base.model, base.config
+        self._ops = ops
+        self._dtype = dtype
+        self.attention = attention
+        self.device = core.embed_tokens.weight.device
+        self.checkpointing = False
+        self.heads = settings.num_attention_heads
+        self.kv_heads = settings.num_key_value_heads
+        self.head = getattr(core.layers[0].self_attn, "head_dim", settings.hidden_size // self.heads)
+        self._embedding = core.embed_tokens.weight.detach()
+        self._head_weight = base.lm_head.weight.detach().to(dtype)
+        self._gemma = settings.model_type == "gemma"
+        # rounded as the model itself rounds it
+        self._embedding_scale = torch.tensor(settings.hidden_size**0.5, dtype=dtype).item()
+        self._act = ACTIVATIONS[type(core.layers[0].mlp.act_fn).__name__]
+        self._eps = settings.rms_norm_eps
+        self._norm_out = core.norm.weight.detach()
+        self.layers = [
+            Layer(find_groups(layer, number), layer.input_layernorm.weight.detach(),
+                  layer.post_attention_layernorm.weight.detach())
+            for number, layer in enumerate(core.layers)
+        ]  # fmt: skip
+        groups = [group for layer in self.layers for group in layer.groups.values()]
+        adapted = [module for group in groups for module in group.modules if is_adapted(module)]
+        self.dropout = dropout_of(adapted[0])
+        self.adapters = Adapters(groups, dtype, self.device)
+        self.weights = Weights(groups, ops, dtype, self.device, resident)
+        positions = torch.arange(longest, device=self.device)[None]
+        cos, sin = core.rotary_emb(torch.zeros(1, dtype=torch.float32, device=self.device), positions)
+        half = self.head // 2
+        self._cos, self._sin = (table[0, :, :half].float().contiguous() for table in (cos, sin))
+
+    def begin_step(self) -> None:
+        self.adapters.begin_step()
+        self.weights.begin_step()
+
+    @torch.no_grad()
+    def run(self, row: Row, with_gradients: bool = True) -> Any:
+        """Adds a packed row's gradients; returns its summed loss and how many tokens were predicted right."""
+        mask = self.attention.prepare(row.ends, len(row.ids))
+        drop = (row.seed, self.dropout if with_gradients else 0.0)
+        h = self._embedding[row.ids].to(self._dtype)
+        if self._gemma:
+            h *= self._embedding_scale
+        kept: list[Any] = []
+        for layer in self.layers:
+            after, saved = self._forward(layer, h, row, mask, drop)
+            if with_gradients:
+                kept.append(h if self.checkpointing else saved)
+            h = after
+            del saved
+        normed = torch.empty_like(h)
+        factor = self._ops.rms_norm(h, self._norm_out, self._eps, self._gemma, normed)
+        sums, dnormed = self._predict(normed, row)
+        if not with_gradients:
+            return sums
+        dh = self._ops.rms_norm_backward(dnormed, h, factor, self._norm_out, self._gemma, None)
+        for layer in reversed(self.layers):
+            saved = kept.pop()
+            if self.checkpointing:
+                _, saved = self._forward(layer, saved, row, mask, drop)
+            dh = self._backward(layer, saved, dh, row, mask, drop)
+        return sums
+
+    def _predict(self, normed: Any, row: Row) -> tuple[Any, Any]:
+        """The loss, in pieces so that few logits exist at a time; their gradient takes their place."""
+        dnormed = torch.empty_like(normed)
+        sums = torch.zeros(2, dtype=torch.float32, device=self.device)
+        for start in range(0, len(normed), LOGITS_AT_ONCE):
+            piece = slice(start, start + LOGITS_AT_ONCE)
+            logits = normed[piece] @ self._head_weight.T
+            losses, rights = self._ops.cross_entropy(logits, row.targets[piece], row.trained)
+            sums += torch.stack([losses.sum(), rights.sum()])
+            torch.mm(logits, self._head_weight, out=dnormed[piece])
+            del logits
+        return sums, dnormed
+
+    def _norm_into(self, group: Group, h: Any, weight: Any, drop: Any) -> tuple[Any, Any]:
+        wide = group.new_input(len(h), self._dtype, self.device)
+        factor = self._ops.rms_norm(h, weight, self._eps, self._gemma, wide[:, : group.width])
+        inner = wide[:, : group.width]
+        self._ops.drop_down(inner, group.down, group.scale, drop, group.site, wide[:, group.low], None)
+        return wide, factor
+
+    def _apply(self, group: Group, wide: Any) -> Any:
+        weight = self.weights.of(group).T
+        return wide @ weight if group.bias is None else torch.addmm(group.bias, wide, weight)
+
+    def _split_heads(self, qkv: Any) -> Any:
+        heads = qkv.view(len(qkv), -1, self.head)
+        return heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
+
+    def _forward(self, layer: Layer, h: Any, row: Row, mask: Any, drop: Any) -> tuple[Any, Saved]:
+        ops, groups = self._ops, layer.groups
+
+        wide_in, factor_in = self._norm_into(groups["qkv"], h, layer.norm_in, drop)
+        qkv = self._apply(groups["qkv"], wide_in)
+        turned = qkv.view(len(qkv), -1, self.head)[:, : self.heads + self.kv_heads]
+        ops.rope(turned, self._cos, self._sin, row.positions)
+        out, attended = self.attention.forward(*self._split_heads(qkv), mask)
+
+        group = groups["out"]
+        wide_out = group.new_input(len(h), self._dtype, self.device)
+        out = out.reshape(len(h), -1)
+        inner, low = wide_out[:, : group.width], wide_out[:, group.low]
+        ops.drop_down(out, group.down, group.scale, drop, group.site, low, inner)
+        h_mid = self._apply(group, wide_out).add_(h)
+
+        wide_mid, factor_mid = self._norm_into(groups["both"], h_mid, layer.norm_mid, drop)
+        both = self._apply(groups["both"], wide_mid)
+        group = groups["down"]
+        wide = group.new_input(len(h), self._dtype, self.device)
+        inner = wide[:, : group.width]
+        ops.glu(both, self._act, inner)
+        ops.drop_down(inner, group.down, group.scale, drop, group.site, wide[:, group.low], None)
+        after = self._apply(group, wide).add_(h_mid)
+        low = wide[:, group.low].contiguous()
+        return after, Saved(
+            h, factor_in, wide_in, qkv, attended, wide_out, h_mid, factor_mid, wide_mid, both, low
+        )  # fmt: skip
+
+    def _flow_back(self, group: Group, dy: Any, low: Any) -> tuple[Any, Any]:
+        """Through a group's product: the upper halves' gradients, and those of the input and of the low values."""
+        self._ops.grad_up(dy, low, group.sizes, group.grad_up)
+        wide = dy @ self.weights.of(group)
+        return wide[:, : group.width], wide[:, group.low]
+
+    def _through(self, group: Group, dy: Any, wide: Any, drop: Any) -> Any:
+        """Backwards through a group and its lower halves."""
+        dx, dz = self._flow_back(group, dy, wide[:, group.low])
+        inner = wide[:, : group.width]
+        self._ops.grad_down(inner, dz, group.down, group.scale, drop, group.site, dx, group.grad_down)
+        return dx
+
+    def _backward(self, layer: Layer, saved: Saved, dh: Any, row: Row, mask: Any, drop: Any) -> Any:
+        ops, groups = self._ops, layer.groups
+
+        group = groups["down"]
+        dact, dz = self._flow_back(group, dh, saved.low)
+        ops.glu_backward(
+            dact, dz, saved.both, self._act, group.down, group.scale, drop, group.site, group.grad_down
+        )  # fmt: skip
+        dx = self._through(groups["both"], saved.both, saved.wide_mid, drop)
+        dh = ops.rms_norm_backward(dx, saved.h_mid, saved.factor_mid, layer.norm_mid, self._gemma, dh)
+
+        dout = self._through(groups["out"], dh, saved.wide_out, drop)
+        heads = (self.heads, self.head)
+        out = saved.wide_out[:, : groups["out"].width].unflatten(1, heads)
+        dout = dout.unflatten(1, heads)
+        dq, dk, dv = self.attention.backward(dout, *self._split_heads(saved.qkv), out, saved.attended, mask)
+        dqkv = torch.empty_like(saved.qkv)
+        ops.rope_backward(dq, dk, dv, self._cos, self._sin, row.positions, dqkv.view(len(dh), -1, self.head))
+        dx = self._through(groups["qkv"], dqkv, saved.wide_in, drop)
+        return ops.rms_norm_backward(dx, saved.h, saved.factor_in, layer.norm_in, self._gemma, dh)

@@ -1,0 +1,268 @@
+"""A whole optimizer step as one packed row, or a few, replayed as a CUDA graph.
+
+Steps down and goes on when memory runs out or a graph cannot be captured: a step begins with no gradients and changes
+no weight, so it is simply begun again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import torch  # noqa: TID253
+
+from . import reference
+from .attention import BlockAttention, FlashAttention
+from .batches import Padding
+from .data import Encoded
+from .decoder import Decoder, find_obstacle
+from .evaluate import sum_tokens
+from .log import say, warn
+from .memory_plan import OVERHEAD, Setting, Shape, choose_setting, estimate_bytes
+from .packing import TILE, Layout, choose_buckets, find_bucket, pack, split_by_tokens
+
+BUCKETS = 8
+# a bucket's graph takes as long to capture as its shorter padding saves in about so many steps
+STEPS_PER_BUCKET = 8
+# a new attempt must be estimated at no more than this share of what did not fit
+STEP_DOWN = 0.85
+# bfloat16 rounds to three digits; a wrong formula is off by far more
+AGREEMENT = 0.02
+# of the memory that is free at the first step; evaluations and the allocator's gaps want some too
+ROOM = 0.94
+# few, since the plain path's logits are large
+CHECKED_TOKENS = 128
+
+
+class NoFastStep(Exception):
+    """The plain path must take over, and why."""
+
+
+def shape_of(model: Any) -> Shape:
+    settings = model.get_base_model().config
+    head = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
+    return Shape(
+        layers=settings.num_hidden_layers,
+        hidden=settings.hidden_size,
+        intermediate=settings.intermediate_size,
+        heads=settings.num_attention_heads,
+        kv_heads=settings.num_key_value_heads,
+        head=head,
+        vocabulary=settings.vocab_size,
+        rank=model.peft_config["default"].r,
+    )
+
+
+def find_reason_against(model: Any, config: Any, dtype: Any, processes: int) -> str:
+    """Why a job's steps must take the plain path, or ""."""
+    if config.fast_step == "off":
+        return "the recipe says fast_step = off"
+    if processes > 1:
+        return "several processes share a step"
+    if config.fast_step == "on" and not torch.cuda.is_available():
+        return find_obstacle(model, config)
+    if not torch.cuda.is_available():
+        return "there is no GPU"
+    if dtype != torch.bfloat16:
+        return f"the arithmetic is {str(dtype).removeprefix('torch.')}"
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "triton is not installed"
+    return find_obstacle(model, config)
+
+
+class FastStep:
+    """Runs the job's steps; made at the first of them, when the optimizer exists and the memory left is known."""
+
+    def __init__(self, model: Any, steps: list[list[Encoded]], seed: int, dtype: Any) -> None:
+        self._model = model
+        self._steps = steps
+        self._seed = seed
+        self._dtype = dtype
+        self._cuda = torch.cuda.is_available()
+        self._graphless = False
+        self._longest = -(-max(len(row.input_ids) for rows in steps for row in rows) // TILE) * TILE
+        self._step_tokens = max(sum(len(row.input_ids) for row in rows) for rows in steps)
+        self.setting: Any = None
+        self._decoder: Decoder | None = None
+        self._graphs: dict[Layout, tuple[Any, Any, Any]] = {}
+        self._buckets: list[int] = []
+
+    def _choose(self, room: int | None) -> Setting:
+        if not self._cuda:
+            return Setting(self._step_tokens, resident=True, checkpointing=False, graph=False)
+        tokens = -(-self._step_tokens // TILE) * TILE + TILE
+        setting = choose_setting(
+            shape_of(self._model), tokens, self._longest, int(ROOM * _free()) if room is None else room
+        )
+        if setting is None:
+            raise NoFastStep("no way to pack a step fits the memory that is left")
+        return dataclasses.replace(setting, graph=not self._graphless)
+
+    def run(self, rows: list[Encoded], number: int) -> Any:
+        """Leaves a step's gradients in the parameters; returns its summed loss and how many tokens were right."""
+        while True:
+            try:
+                return self._run(rows, number)
+            except torch.OutOfMemoryError as error:
+                problem = str(error).split(". ")[0]
+            except RuntimeError as error:
+                if not self.setting.graph or "captur" not in str(error).lower():
+                    raise
+                problem = str(error).splitlines()[0]
+                if not isinstance(error.__context__, torch.OutOfMemoryError):
+                    warn(f"A CUDA graph could not be captured ({problem}); going on without graphs.")
+                    self._graphless = True
+            self._step_down(problem)
+
+    def _run(self, rows: list[Encoded], number: int) -> Any:
+        decoder = self._decoder or self._begin(rows)
+        setting: Setting = self.setting
+        trained = sum(row.trained for row in rows)
+        sums = torch.zeros(2, device=decoder.device)
+        decoder.begin_step()
+        for part, group in enumerate(split_by_tokens(rows, setting.tokens)):
+            layout = self._layout_for(group)
+            numbers = pack(group, layout, self._longest, trained, _step_seed(self._seed, number, part))
+            sums += self._run_row(layout, torch.tensor(numbers))
+        decoder.adapters.end_step()
+        return sums
+
+    def _run_row(self, layout: Layout, numbers: Any) -> Any:
+        decoder = self._decoder
+        assert decoder is not None  # _run has begun it
+        if layout not in self._graphs:
+            return decoder.run(layout.split(numbers.to(decoder.device)))
+        graph, place, sums = self._graphs[layout]
+        # pinned, so that the host goes on at once: nothing in a step waits for the GPU
+        place.copy_(numbers.pin_memory(), non_blocking=True)
+        graph.replay()
+        return sums
+
+    def _layout_for(self, rows: list[Encoded]) -> Layout:
+        tokens = sum(len(row.input_ids) for row in rows)
+        if not self._cuda:
+            return Layout(tokens, len(rows))
+        return self._layout_of(find_bucket(self._buckets, tokens))
+
+    def _begin(self, rows: list[Encoded]) -> Decoder:
+        """Weights, buckets and graphs for the present setting; the largest bucket first, so that it fits or not now."""
+        self.setting = self.setting or self._choose(room=None)
+        ops = _load_ops() if self._cuda else reference
+        shape = shape_of(self._model)
+        scale = shape.head**-0.5
+        attention = FlashAttention(scale, self._longest) if self._cuda else BlockAttention(scale)
+        decoder = Decoder(self._model, attention, ops, self._dtype, self._longest, self.setting.resident)
+        decoder.checkpointing = self.setting.checkpointing
+        decoder.begin_step()
+        self._decoder = decoder
+        self._check(rows[0].input_ids[:CHECKED_TOKENS])
+        if self._cuda:
+            parts = [part for step in self._steps for part in split_by_tokens(step, self.setting.tokens)]
+            lengths = [sum(len(row.input_ids) for row in part) for part in parts]
+            self._buckets = choose_buckets(lengths, min(BUCKETS, 1 + len(lengths) // STEPS_PER_BUCKET))
+            self._prepare_buckets(decoder)
+        say(f"Fast step: {self.setting}, {attention.name} attention.")
+        return decoder
+
+    def _prepare_buckets(self, decoder: Decoder) -> None:
+        pool = None
+        for number, bucket in enumerate(self._buckets):
+            layout = self._layout_of(bucket)
+            place = torch.tensor(pack([], layout, self._longest, 1, 0), device=decoder.device)
+            row = layout.split(place)
+            if number == 0:
+                decoder.run(row)  # compiles the kernels, and finds out whether the largest fits
+            if not self.setting.graph:
+                return
+            if number == 0:
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()  # a graph's memory is its own
+            graph = torch.cuda.CUDAGraph()
+            with _sound_generator(), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                sums = decoder.run(layout.split(place))
+            pool = pool or graph.pool()
+            self._graphs[layout] = (graph, place, sums)
+        decoder.begin_step()  # the trial left gradients
+
+    def _layout_of(self, bucket: int) -> Layout:
+        most = max(len(step) for step in self._steps)
+        return Layout(bucket, most + bucket // self._longest + 2)
+
+    def _check(self, ids: list[int]) -> None:
+        """Hold our loss against the model's own on a few tokens, so that one that only looks known trains plainly."""
+        rows = [Encoded(ids, ids, False, True)]
+        decoder = self._decoder
+        assert decoder is not None
+        tokens = sum(len(row.input_ids) for row in rows)
+        layout = Layout(-(-tokens // TILE) * TILE, len(rows) + TILE) if self._cuda else Layout(tokens, len(rows))
+        numbers = torch.tensor(pack(rows, layout, self._longest, 1, 0)).to(decoder.device)
+        ours = decoder.run(layout.split(numbers), with_gradients=False)[0].item()
+        batch = {name: tensor.to(decoder.device) for name, tensor in Padding(0, 0).batch(rows).items()}
+        was_training = self._model.training
+        self._model.eval()
+        with torch.no_grad(), torch.autocast(decoder.device.type, torch.bfloat16, enabled=self._cuda):
+            theirs = sum_tokens(self._model, batch)[0].item()
+        self._model.train(was_training)
+        if not abs(ours - theirs) <= AGREEMENT * max(abs(theirs), 1e-3):
+            raise NoFastStep(f"its loss of {ours:.4f} is not the model's own {theirs:.4f}")
+
+    def _step_down(self, problem: str) -> None:
+        """Begin again in less memory, or without graphs where they are what failed."""
+        self.forget()
+        if self._graphless and self.setting.graph:
+            self.setting = dataclasses.replace(self.setting, graph=False)
+            return
+        failed = estimate_bytes(self.setting, shape_of(self._model)) - OVERHEAD
+        self.setting = self._choose(room=OVERHEAD + int(STEP_DOWN * failed))
+        warn(f"Out of memory ({problem}). Going on from the same state with {self.setting}.")
+
+    @property
+    def begun(self) -> bool:
+        return self._decoder is not None
+
+    def forget(self) -> None:
+        """Give everything back; the adapters' weights stay in the parameters."""
+        self._graphs.clear()
+        self._decoder = None
+        self._buckets = []
+        gc.collect()
+        if self._cuda:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def _sound_generator() -> Iterator[None]:
+    """A capture that fails leaves the GPU's random generator unusable to everyone: give it a fresh state then."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    spare = generator.clone_state()
+    try:
+        yield
+    except BaseException:
+        generator.graphsafe_set_state(spare)
+        raise
+
+
+def _load_ops() -> Any:
+    from . import ops
+
+    return ops
+
+
+def _free() -> int:
+    """Bytes that PyTorch could still take, with what it holds and does not use."""
+    free, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # since torch 2.8; 1.0 unless somebody set a limit
+        free = min(free, int(total * torch.cuda.get_per_process_memory_fraction()) - reserved)
+    return int(free + reserved - torch.cuda.memory_allocated())
+
+
+def _step_seed(seed: int, number: int, part: int) -> int:
+    """The dropout's seed for a packed row: 32 bits that follow from the recipe's seed and the step alone."""
+    return (seed * 0x9E3779B1 + number * 0x85EBCA77 + part * 0xC2B2AE3D) % 2**32

@@ -1,0 +1,124 @@
+"""What a packed step takes on a GPU, and the ways to run it, the fastest first. Pure arithmetic, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# logits of so many tokens are held at a time
+LOGITS_AT_ONCE = 1024
+# kernels, matrix libraries' workspaces, graphs, and what the allocator cannot use
+OVERHEAD = 512 * 2**20
+# below this many tokens the matrix units starve
+EFFICIENT_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model and its adapters that memory and time hang on."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocabulary: int
+    rank: int
+
+    @property
+    def queries(self) -> int:
+        return self.heads * self.head
+
+    @property
+    def qkv(self) -> int:
+        return (self.heads + 2 * self.kv_heads) * self.head
+
+    @property
+    def layer_weights(self) -> int:
+        """Elements of one layer's widened weights."""
+        return (
+            self.qkv * (self.hidden + 3 * self.rank)
+            + self.hidden * (self.queries + self.rank)
+            + 2 * self.intermediate * (self.hidden + 2 * self.rank)
+            + self.hidden * (self.intermediate + self.rank)
+        )
+
+    @property
+    def layer_adapters(self) -> int:
+        """Elements of one layer's adapters, all seven projections."""
+        return self.rank * (
+            3 * self.hidden + self.qkv + self.queries + self.hidden
+            + 2 * self.hidden + 2 * self.intermediate + self.intermediate + self.hidden
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run a step. `tokens`: a packed row holds at most so many, or one example."""
+
+    tokens: int
+    resident: bool
+    checkpointing: bool
+    graph: bool = True
+
+    def __str__(self) -> str:
+        base = "the base resident in bfloat16" if self.resident else "the base unpacked from 4 bits layer by layer"
+        recomputes = ", activations recomputed" if self.checkpointing else ""
+        graph = "CUDA graphs" if self.graph else "no CUDA graphs"
+        return f"packed rows of up to {self.tokens:,} tokens, {base}{recomputes}, {graph}"
+
+
+def estimate_bytes(setting: Setting, shape: Shape) -> int:
+    """What a step adds to the loaded model at its peak."""
+    tokens = setting.tokens
+    # masters, gradients, a copy to compute with, and AdamW's two states
+    adapters = shape.layers * shape.layer_adapters * (4 + 4 + 2 + 8)
+    weights = 2 * shape.layer_weights * (shape.layers if setting.resident else 1)
+    if not setting.resident:
+        weights += 2 * shape.hidden * shape.intermediate  # the part being unpacked
+    saved = _saved_bytes(shape, tokens)
+    kept = shape.layers * 2 * shape.hidden * tokens + saved if setting.checkpointing else shape.layers * saved
+    return int(1.03 * (adapters + weights + kept + _transient_bytes(shape, tokens))) + OVERHEAD
+
+
+def _saved_bytes(shape: Shape, tokens: int) -> int:
+    """What one layer's backward pass needs."""
+    halves = 4 * shape.hidden + shape.qkv + shape.queries + 2 * shape.intermediate + 7 * shape.rank
+    return tokens * (2 * halves + 4 * shape.heads + 8)
+
+
+def _transient_bytes(shape: Shape, tokens: int) -> int:
+    """The larger of the logits in work and one layer's own gradients."""
+    logits = 2 * shape.vocabulary * min(tokens, LOGITS_AT_ONCE) + 2 * tokens * 2 * shape.hidden
+    # the gated product's gradient; then attention's, which it sums in float32 for every query head
+    wide = 2 * tokens * (shape.intermediate + 2 * shape.hidden)
+    attention = tokens * (4 * shape.queries + 2 * (4 * shape.queries + shape.qkv + 2 * shape.hidden))
+    return max(logits, wide, attention)
+
+
+def iter_settings(shape: Shape, step_tokens: int, row_tokens: int) -> Iterator[Setting]:
+    """Every way to run a step of so many tokens, with rows of so many, the fastest first."""
+    limits = [max(step_tokens, row_tokens)]
+    while limits[-1] > row_tokens:
+        limits.append(max(row_tokens, limits[-1] // 2))
+    settings = [
+        Setting(tokens, resident, checkpointing)
+        for tokens in limits
+        for resident in (True, False)
+        for checkpointing in (False, True)
+    ]
+    yield from sorted(settings, key=lambda setting: _relative_time(setting))
+
+
+def _relative_time(setting: Setting) -> float:
+    passes = 4 if setting.checkpointing else 3
+    # unpacking a layer's weights takes about as long as multiplying 150 tokens with them
+    unpacking = 0.0 if setting.resident else passes * 150 / setting.tokens
+    return (passes + unpacking) * (1 + EFFICIENT_TOKENS / 4 / setting.tokens)
+
+
+def choose_setting(shape: Shape, step_tokens: int, row_tokens: int, room: int) -> Setting | None:
+    """The fastest way that fits into so many free bytes, or None."""
+    settings = iter_settings(shape, step_tokens, row_tokens)
+    return next((setting for setting in settings if estimate_bytes(setting, shape) <= room), None)

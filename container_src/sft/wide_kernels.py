@@ -1,0 +1,138 @@
+"""The Triton kernels of the widest tensors: the gated activation and the loss. See kernels.py and reference.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch  # noqa: TID253
+import triton
+import triton.language as tl
+
+from .kernels import _add_grad, _chunk, _grad_tile, _padded, _site_key
+from .reference import ACTIVATIONS, threshold_of
+
+
+@triton.jit
+def _tanh(x):
+    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+
+
+@triton.jit
+def _act(gate, KIND: tl.constexpr):
+    """The activation and its slope."""
+    if KIND == 0:
+        gated = tl.sigmoid(gate)
+        value = gate * gated
+        slope = gated * (1.0 + gate * (1.0 - gated))
+    elif KIND == 1:
+        inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
+        half = _tanh(inner)
+        value = 0.5 * gate * (1.0 + half)
+        bend = 0.7978845608028654 * (1.0 + 3 * 0.044715 * gate * gate)
+        slope = 0.5 * (1.0 + half) + 0.5 * gate * (1.0 - half * half) * bend
+    else:
+        below = 0.5 * (1.0 + tl.erf(gate * 0.7071067811865476))
+        value = gate * below
+        slope = below + gate * 0.3989422804014327 * tl.exp(-0.5 * gate * gate)
+    return value, slope
+
+
+@triton.jit
+def _glu(both, out, width, both_stride, out_stride, KIND: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    gate = tl.load(both + row * both_stride + columns, inside, 0.0).to(tl.float32)
+    up = tl.load(both + row * both_stride + width + columns, inside, 0.0).to(tl.float32)
+    value, _ = _act(gate, KIND)
+    tl.store(out + row * out_stride + columns, value * up, inside)
+
+
+def glu(both: Any, kind: str, out: Any) -> None:
+    tokens, width = out.shape
+    _glu[(tokens, triton.cdiv(width, 1024))](
+        both, out, width, both.stride(0), out.stride(0), KIND=ACTIVATIONS.index(kind), BLOCK=1024, num_warps=4
+    )
+
+
+@triton.jit(do_not_specialize=["site"])
+def _glu_backward(
+    dact, dz, both, down, grad, seed, site, scale, width, rank, tokens, dact_stride, dz_stride, both_stride, chunk,
+    KIND: tl.constexpr, THRESHOLD: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    ranks = tl.arange(0, R)
+    inside = columns < width
+    fits = ranks < rank
+    acc = tl.zeros((R, BLOCK), tl.float32)
+    matrix = tl.load(down + ranks[:, None] * width + columns[None, :], fits[:, None] & inside[None, :], 0.0)
+    key = _site_key(seed, site)
+    first = tl.program_id(1) * chunk
+    for start in range(first, tl.minimum(first + chunk, tokens), ROWS):
+        rows = start + tl.arange(0, ROWS)
+        line = rows[:, None].to(tl.int64)
+        place = both + line * both_stride + columns[None, :]
+        gate = tl.load(place, inside[None, :], 0.0).to(tl.float32)
+        up = tl.load(place + width, inside[None, :], 0.0).to(tl.float32)
+        value, slope = _act(gate, KIND)
+        product = (value * up).to(both.dtype.element_ty)
+        flow = tl.load(dact + line * dact_stride + columns[None, :], inside[None, :], 0.0).to(tl.float32)
+        part = tl.load(dz + line * dz_stride + ranks[None, :], fits[None, :], 0.0)
+        flow, acc = _grad_tile(product, part, matrix, flow, acc, key, rows, columns, width, scale, THRESHOLD)
+        tl.store(place, flow * up * slope, inside[None, :])
+        tl.store(place + width, flow * value, inside[None, :])
+    _add_grad(grad, acc, scale, 0, ranks, rank, columns, width)
+
+
+def glu_backward(
+    dact: Any, dz: Any, both: Any, kind: str, down: Any, scale: float, dropout: tuple[Any, float], site: int, grad: Any
+) -> None:
+    _, rank, width = down.shape
+    seed, share = dropout
+    tokens = both.shape[0]
+    chunk = _chunk(tokens, triton.cdiv(width, 64), programs=2000)
+    _glu_backward[(triton.cdiv(width, 64), triton.cdiv(tokens, chunk))](
+        dact, dz, both, down, grad, seed, site, scale / (1 - share), width, rank, tokens, dact.stride(0),
+        dz.stride(0), both.stride(0), chunk, KIND=ACTIVATIONS.index(kind), THRESHOLD=threshold_of(share),
+        R=_padded(rank), ROWS=32, BLOCK=64, num_warps=8, num_stages=2,
+    )  # fmt: skip
+
+
+@triton.jit
+def _cross_entropy(logits, targets, trained, losses, rights, width, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    target = tl.load(targets + row)
+    line = logits + row * width
+    places = tl.arange(0, BLOCK)
+    if target < 0:
+        for start in range(0, width, BLOCK):
+            columns = start + places
+            tl.store(line + columns, tl.zeros((BLOCK,), logits.dtype.element_ty), columns < width)
+        tl.store(losses + row, 0.0)
+        tl.store(rights + row, 0.0)
+    else:
+        top = float("-inf")
+        total = 0.0
+        for start in range(0, width, BLOCK):
+            columns = start + places
+            values = tl.load(line + columns, columns < width, float("-inf")).to(tl.float32)
+            higher = tl.maximum(top, tl.max(values))
+            total = total * tl.exp(top - higher) + tl.sum(tl.exp(values - higher))
+            top = higher
+        wanted = tl.load(line + target).to(tl.float32)
+        tl.debug_barrier()  # every thread has the target's logit before it is written over
+        tl.store(losses + row, top + tl.log(total) - wanted)
+        tl.store(rights + row, (wanted >= top).to(tl.float32))
+        weight = 1.0 / tl.load(trained).to(tl.float32)
+        for start in range(0, width, BLOCK):
+            columns = start + places
+            values = tl.load(line + columns, columns < width, float("-inf")).to(tl.float32)
+            grads = tl.exp(values - top) / total - tl.where(columns == target, 1.0, 0.0)
+            tl.store(line + columns, grads * weight, columns < width)
+
+
+def cross_entropy(logits: Any, targets: Any, trained: Any) -> tuple[Any, Any]:
+    rows, width = logits.shape
+    losses, rights = torch.empty(2, rows, dtype=torch.float32, device=logits.device)
+    _cross_entropy[(rows,)](logits, targets, trained, losses, rights, width, BLOCK=8192, num_warps=16)
+    return losses, rights

@@ -1,0 +1,164 @@
+"""Packed rows: what is a target, which buckets there are, and that a fast step is the plain one on a CPU."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from container_src.sft.architectures import find_architecture, shrink
+from container_src.sft.batches import Padding
+from container_src.sft.config import TrainConfig
+from container_src.sft.data import IGNORED, Encoded
+from container_src.sft.evaluate import sum_tokens
+from container_src.sft.fast_step import FastStep, NoFastStep, find_reason_against
+from container_src.sft.packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
+
+# float32, sums in another order
+TOLERANCE = 2e-5
+FAMILIES = ("Qwen/Qwen2.5-1.5B", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "google/gemma-2b-it", "meta-llama/Llama-2-7b-hf")
+
+
+def _row(*ids: int, prompt: int = 0) -> Encoded:
+    return Encoded(list(ids), [IGNORED] * prompt + list(ids[prompt:]), False, True)
+
+
+def _split(rows: list[Encoded], layout: Layout, longest: int = 64) -> Any:
+    return layout.split(torch.tensor(pack(rows, layout, longest, 5, 9)))
+
+
+def test_the_first_token_of_an_example_is_never_a_target() -> None:
+    row = _split([_row(11, 12, 13), _row(21, 22, prompt=1), _row(31)], Layout(tokens=8, ends=5))
+    assert row.ids.tolist() == [11, 12, 13, 21, 22, 31, 0, 0]
+    assert row.targets.tolist() == [12, 13, IGNORED, 22, IGNORED, IGNORED, IGNORED, IGNORED]
+    assert row.positions.tolist() == [0, 1, 2, 0, 1, 0, 0, 1]
+    assert row.ends.tolist() == [0, 3, 5, 6, 8, 8]
+    assert (row.trained.item(), row.seed.tolist()) == (5, [9])
+
+
+def test_padding_is_no_longer_than_the_longest_example() -> None:
+    row = _split([_row(1, 2)], Layout(tokens=10, ends=6), longest=3)
+    assert row.ends.tolist() == [0, 2, 5, 8, 10, 10, 10]
+
+
+def test_rows_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        pack([_row(1, 2, 3)], Layout(tokens=2, ends=4), 64, 1, 0)
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=12), st.integers(1, 1000))
+def test_parts_keep_every_row_in_order_within_the_limit(lengths: list[int], limit: int) -> None:
+    rows = [_row(*range(length)) for length in lengths]
+    parts = split_by_tokens(rows, limit)
+    assert [row for part in parts for row in part] == rows
+    assert all(len(part) == 1 or sum(len(row.input_ids) for row in part) <= limit for part in parts)
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=60), st.integers(1, 8))
+def test_buckets_hold_every_step(lengths: list[int], count: int) -> None:
+    buckets = choose_buckets(lengths, count)
+    assert len(buckets) <= count
+    assert buckets == sorted(buckets, reverse=True)
+    assert all(find_bucket(buckets, length) in buckets for length in lengths)
+
+
+def test_buckets_waste_the_least() -> None:
+    assert choose_buckets([64] * 10 + [128, 640, 640, 704], 2) == [704, 64]
+    assert choose_buckets([100, 200, 300], 8) == [320, 256, 128]
+    assert find_bucket([256, 128], 300) == 320
+
+
+@pytest.fixture(scope="module")
+def make_model() -> Callable[..., Any]:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def make(name: str, **lora: Any) -> Any:
+        known = find_architecture(name)
+        assert known is not None
+        torch.manual_seed(0)
+        base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shrink(known)), attn_implementation="sdpa")
+        base.requires_grad_(False)
+        settings = {"r": 4, "lora_alpha": 8, "target_modules": TrainConfig().target_modules, **lora}
+        model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(0, 0.05)
+        return model
+
+    return make
+
+
+def _rows() -> list[Encoded]:
+    source = random.Random(0)
+    return [
+        _row(*(source.randrange(5, 500) for _ in range(source.randint(5, 30))), prompt=source.randint(0, 4))
+        for _ in range(5)
+    ]
+
+
+def _gradients(model: Any) -> dict[str, Any]:
+    found = {name: value.grad.clone() for name, value in model.named_parameters() if value.requires_grad}
+    model.zero_grad()
+    return found
+
+
+def _plainly(model: Any, rows: list[Encoded]) -> tuple[float, dict[str, Any]]:
+    loss, _ = sum_tokens(model, Padding(0, 0).batch(rows))
+    (loss / sum(row.trained for row in rows)).backward()
+    return float(loss.detach()), _gradients(model)
+
+
+@pytest.mark.parametrize("targets", [TrainConfig().target_modules, ["q_proj", "v_proj"]], ids=["seven", "two"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_fast_step_is_the_plain_one(make_model: Callable[..., Any], name: str, targets: list[str]) -> None:
+    model, rows = make_model(name, target_modules=targets), _rows()
+    loss, expected = _plainly(model, rows)
+    fast = FastStep(model, [rows], 0, torch.float32)
+    for recomputes in (False, True):
+        if fast._decoder:
+            fast._decoder.checkpointing = recomputes
+        sums = fast.run(rows, 0)
+        assert float(sums[0]) == pytest.approx(loss, rel=TOLERANCE)
+        for name, gradient in _gradients(model).items():
+            assert float((gradient - expected[name]).norm() / expected[name].norm()) < TOLERANCE
+    assert _plainly(model, rows)[0] == pytest.approx(loss, rel=TOLERANCE)
+
+
+def test_dropout_follows_from_seed_and_step(make_model: Callable[..., Any]) -> None:
+    model, rows = make_model(FAMILIES[0], lora_dropout=0.3), _rows()
+    found = []
+    for seed, number in ((0, 3), (0, 3), (0, 4), (1, 3)):
+        FastStep(model, [rows], seed, torch.float32).run(rows, number)
+        found.append(torch.cat([gradient.flatten() for gradient in _gradients(model).values()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2]) and not torch.allclose(found[0], found[3])
+
+
+def test_a_model_that_only_looks_known_is_refused(make_model: Callable[..., Any]) -> None:
+    model, rows = make_model(FAMILIES[1]), _rows()
+    model.get_base_model().model.norm.register_forward_hook(lambda module, args, out: 3 * out)
+    with pytest.raises(NoFastStep, match="is not the model's own"):
+        FastStep(model, [rows], 0, torch.float32).run(rows, 0)
+
+
+def test_what_takes_the_plain_path_is_named(make_model: Callable[..., Any]) -> None:
+    def reason(model: Any, processes: int = 1, **settings: Any) -> str:
+        return find_reason_against(model, TrainConfig(**{"fast_step": "on", **settings}), torch.float32, processes)
+
+    model = make_model(FAMILIES[0])
+    assert reason(model) == ""
+    assert "there is no GPU" in reason(model, fast_step="auto") or torch.cuda.is_available()
+    assert "fast_step = off" in reason(model, fast_step="off")
+    assert "several processes" in reason(model, processes=2)
+    assert "biases" in reason(model, lora_bias="all")
+    assert "rank, scale or dropout" in reason(make_model(FAMILIES[0], rank_pattern={"q_proj": 8}))
+    assert "DoRA" in reason(make_model(FAMILIES[0], use_dora=True))
+    assert "other parameters" in reason(make_model(FAMILIES[0], modules_to_save=["norm"]))
+    model.get_base_model().config.model_type = "phi9"
+    assert "the architecture phi9" in reason(model)

@@ -1,0 +1,211 @@
+"""The fast step on a GPU: its gradients against a float32 reference, and every way down from it.
+
+python -m pytest tests/gpu/test_fast_step.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+from container_src.sft.architectures import find_architecture
+from container_src.sft.batches import Padding
+from container_src.sft.config import TrainConfig
+from container_src.sft.data import Encoded
+from container_src.sft.evaluate import sum_tokens
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
+
+from container_src.sft.fast_step import FastStep, NoFastStep  # noqa: E402
+from container_src.sft.groups import load_weight  # noqa: E402
+from container_src.sft.memory_plan import Setting  # noqa: E402
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
+FAMILIES = {
+    "qwen2": ("Qwen/Qwen2.5-1.5B", {"hidden_size": 768, "intermediate_size": 2048, "num_attention_heads": 6}),
+    "llama": ("meta-llama/Llama-2-7b-hf", {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8,
+                                           "num_key_value_heads": 8}),
+    "gemma": ("google/gemma-2b-it", {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 4}),
+}  # fmt: skip
+WHOLE = Setting(4096, resident=True, checkpointing=False)
+
+
+@pytest.fixture(scope="module")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """A model of a family in 4 bits, with trained-looking adapters."""
+
+    def make(family: str, dropout: float = 0.0) -> Any:
+        name, sizes = FAMILIES[family]
+        known = find_architecture(name)
+        assert known is not None
+        known |= {**sizes, "num_hidden_layers": 3, "vocab_size": 2048, "initializer_range": 0.05}
+        folder = tmp_path_factory.mktemp(family)
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**known)).bfloat16().save_pretrained(folder)
+        quantised = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )  # fmt: skip
+        base = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16, quantization_config=quantised, device_map={"": 0}, attn_implementation="sdpa"
+        )
+        base.requires_grad_(False)
+        lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=dropout, target_modules=TrainConfig().target_modules,
+                          task_type="CAUSAL_LM")  # fmt: skip
+        model = get_peft_model(base, lora)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(0, 0.03)
+        return model
+
+    return make
+
+
+def _rows(count: int = 7, longest: int = 200, seed: int = 0) -> list[Encoded]:
+    source = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        ids = [source.randrange(5, 2000) for _ in range(source.randint(20, longest))]
+        rows.append(Encoded(ids, [-100] * 3 + ids[3:], False, True))
+    return rows
+
+
+def _fast(model: Any, steps: list[list[Encoded]], setting: Setting = WHOLE) -> FastStep:
+    fast = FastStep(model, steps, 0, torch.bfloat16)
+    fast.setting = setting
+    return fast
+
+
+def _gradients(model: Any) -> dict[str, Any]:
+    found = {name: parameter.grad.double().clone() for name, parameter in model.named_parameters()
+             if parameter.requires_grad}  # fmt: skip
+    model.zero_grad()
+    return found
+
+
+def _plain_gradients(model: Any, rows: list[Encoded], exact: bool) -> dict[str, Any]:
+    trained = sum(row.trained for row in rows)
+    batch = {name: tensor.cuda() for name, tensor in Padding(0, 0).batch(rows).items()}
+    with torch.autocast("cuda", torch.bfloat16, enabled=not exact):
+        loss, _ = sum_tokens(model, batch)
+    (loss / trained).backward()
+    return _gradients(model)
+
+
+def _as_float32(model: Any) -> Any:
+    """The same numbers, computed with in float32."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child).__name__ == "Linear4bit" and not hasattr(child, "lora_A"):
+                plain = torch.nn.Linear(child.in_features, child.out_features, bias=child.bias is not None)
+                plain.weight.data = load_weight(child, torch.float32)
+                if child.bias is not None:
+                    plain.bias.data = child.bias.data.float()
+                setattr(module, name, plain.cuda().requires_grad_(False))
+    for adapted in model.modules():
+        if type(adapted).__name__ == "Linear4bit" and hasattr(adapted, "lora_A"):
+            adapted.__class__ = _plain_lora()
+    return model.float()
+
+
+def _plain_lora() -> Any:
+    from peft.tuners.lora.layer import Linear
+
+    return Linear
+
+
+def _error(ours: dict[str, Any], exact: dict[str, Any]) -> float:
+    difference = sum(float((ours[name] - exact[name]).square().sum()) for name in exact) ** 0.5
+    return difference / sum(float(value.square().sum()) for value in exact.values()) ** 0.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_within_rounding_of_float32(make_model: Callable[..., Any], family: str) -> None:
+    model, rows = make_model(family), _rows()
+    found = {}
+    for name, setting in {
+        "graph": WHOLE,
+        "eager": dataclasses.replace(WHOLE, graph=False),
+        "unpacked": Setting(4096, resident=False, checkpointing=False),
+        "recomputed": Setting(4096, resident=True, checkpointing=True),
+        "in parts": Setting(256, resident=False, checkpointing=True),
+    }.items():
+        fast = _fast(model, [rows, rows[:3]], setting)
+        for number in range(2):  # the second one is a replay
+            fast.run(rows, number)
+            found[f"{name} {number}"] = _gradients(model)
+    plain = _plain_gradients(model, rows, exact=False)
+    exact = _plain_gradients(_as_float32(model), rows, exact=True)
+    rounding = _error(plain, exact)
+    errors = {name: _error(gradients, exact) for name, gradients in found.items()}
+    print(f"\n{family}: plain bfloat16 {rounding:.5f}, ours {errors}")
+    assert rounding < 0.2
+    assert max(errors.values()) < 1.1 * rounding
+
+
+def test_dropout_is_the_step_s_own_and_repeats(make_model: Callable[..., Any]) -> None:
+    model, rows = make_model("qwen2", dropout=0.3), _rows()
+    runs = {}
+    for name, setting in (("graph", WHOLE), ("recomputed", Setting(4096, resident=False, checkpointing=True))):
+        fast = _fast(model, [rows], setting)
+        for number in (0, 1, 0):
+            fast.run(rows, number)
+            runs[name, number] = _gradients(model)
+    assert _error(runs["graph", 0], runs["recomputed", 0]) < 0.01
+    assert _error(runs["graph", 0], runs["graph", 1]) > 0.1
+
+
+def test_a_capture_that_fails_goes_on_without_graphs(
+    make_model: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from container_src.sft.attention import FlashAttention
+
+    def prepare(self: Any, ends: Any, tokens: int) -> Any:
+        ends.sum().item()  # waits for the GPU, which no graph can hold
+        return ends
+
+    model, rows = make_model("llama"), _rows()
+    _fast(model, [rows]).run(rows, 0)
+    expected = _gradients(model)
+    monkeypatch.setattr(FlashAttention, "prepare", prepare)
+    fast = _fast(model, [rows])
+    fast.run(rows, 0)
+    assert _error(_gradients(model), expected) < 1e-3
+    assert not fast.setting.graph
+    assert "could not be captured" in capsys.readouterr().out
+
+
+def test_out_of_memory_steps_down_from_the_same_state(
+    make_model: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, rows = make_model("qwen2"), _rows(count=40)
+    _fast(model, [rows], Setting(512, True, False)).run(rows, 0)
+    expected = _gradients(model)
+    fast = _fast(model, [rows], Setting(8192, True, False))
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 330 * 2**20) / total)
+    try:
+        sums = fast.run(rows, 0)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert _error(_gradients(model), expected) < 0.02
+    assert torch.isfinite(sums).all()
+    assert fast.setting.tokens < 8192 or fast.setting.checkpointing or not fast.setting.resident
+    assert "Out of memory" in capsys.readouterr().out
+
+
+def test_a_model_that_only_looks_known_is_refused(make_model: Callable[..., Any]) -> None:
+    model, rows = make_model("llama"), _rows()
+    norm = model.get_base_model().model.norm
+    norm.register_forward_hook(lambda module, args, out: 3 * out)
+    with pytest.raises(NoFastStep, match="is not the model's own"):
+        _fast(model, [rows]).run(rows, 0)

@@ -1,0 +1,153 @@
+"""The Triton kernels against their plain twins, on fresh random input.
+
+python -m pytest tests/gpu/test_kernels.py                       on a GPU
+TRITON_INTERPRET=1 python -m pytest tests/gpu/test_kernels.py    on a CPU, slowly, where triton is installed
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from container_src.sft import reference
+
+pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not torch.cuda.is_available() and not INTERPRETED:
+    pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
+
+from container_src.sft import ops  # noqa: E402 - it compiles for what is found above
+
+# the interpreter turns arrays into numbers in a way that numpy warns about
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+DEVICE = "cpu" if INTERPRETED else "cuda"
+# the interpreter cannot multiply bfloat16
+DTYPE = torch.float32 if INTERPRETED else torch.bfloat16
+TOLERANCE = 2e-5 if INTERPRETED else 1e-2
+TOKENS = 128
+
+
+def _new(*shape: int, scale: float = 1.0) -> Any:
+    return (scale * torch.randn(*shape, device=DEVICE)).to(DTYPE)
+
+
+def _wide(rows: int, width: int, extra: int) -> Any:
+    """A view that is narrower than its rows, as the widened inputs are."""
+    return _new(rows, width + extra)[:, :width]
+
+
+def _check(ours: Any, theirs: Any) -> None:
+    ours, theirs = ours.double(), theirs.double()
+    assert torch.isfinite(ours).all()
+    assert float((ours - theirs).norm() / theirs.norm()) < TOLERANCE
+
+
+def _dropout(share: float) -> tuple[Any, float]:
+    return torch.randint(2**32, (1,), device=DEVICE), share
+
+
+@pytest.mark.parametrize("plus_one", [False, True])
+@pytest.mark.parametrize("width", [96, 256])
+def test_rms_norm(width: int, plus_one: bool) -> None:
+    x, weight, residual = _new(TOKENS, width), _new(width), _new(TOKENS, width)
+    dy = _wide(TOKENS, width, 16)
+    ours, theirs = (_wide(TOKENS, width, 16).clone() for _ in range(2))
+    factors = [room.rms_norm(x, weight, 1e-6, plus_one, out) for room, out in ((ops, ours), (reference, theirs))]
+    _check(ours, theirs)
+    _check(*factors)
+    for adds in (residual, None):
+        _check(*(room.rms_norm_backward(dy, x, factors[1], weight, plus_one, adds) for room in (ops, reference)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize(("members", "rank", "width"), [(3, 16, 320), (2, 8, 96), (1, 4, 576)])
+def test_lower_halves(members: int, rank: int, width: int, share: float) -> None:
+    x, down, dropout = _wide(TOKENS, width, 48), _new(members, rank, width), _dropout(share)
+    results = []
+    for room in (ops, reference):
+        out, copy = torch.zeros(TOKENS, members * rank, device=DEVICE, dtype=DTYPE), torch.zeros_like(x)
+        room.drop_down(x, down, 2.0, dropout, 5, out, copy if members == 1 else None)
+        dx = x.clone()
+        grad = torch.zeros_like(down, dtype=torch.float32)
+        room.grad_down(x, out.float().to(DTYPE), down, 2.0, dropout, 5, dx, grad)
+        results.append((out, copy, dx, grad))
+    for number, (ours, theirs) in enumerate(zip(*results, strict=True)):
+        if number != 1 or members == 1:
+            _check(ours, theirs)
+
+
+def test_dropout_drops_its_share_and_every_site_on_its_own() -> None:
+    seed = torch.tensor([42])
+    masks = [reference.keep_mask(1024, 512, seed, site, 0.05) for site in (0, 1, 7)]
+    masks.append(reference.keep_mask(1024, 512, seed + 1, 0, 0.05))
+    for mask in masks:
+        assert abs(float((~mask).double().mean()) - 0.05) < 0.001
+    for number, one in enumerate(masks):
+        for other in masks[number + 1 :]:
+            assert abs(float((~one & ~other).double().mean()) - 0.0025) < 0.0003
+
+
+@pytest.mark.parametrize("sizes", [(192, 64, 64), (128, 128), (96,)])
+def test_upper_halves(sizes: tuple[int, ...]) -> None:
+    rank, width = 16, 80
+    dy, z = _new(TOKENS, sum(sizes)), _wide(TOKENS, rank * len(sizes), width)
+    grads = [torch.zeros(sum(sizes), rank, device=DEVICE) for _ in range(2)]
+    ops.grad_up(dy, z, sizes, grads[0])
+    reference.grad_up(dy, z, sizes, grads[1])
+    _check(*grads)
+    weights = [torch.zeros(sum(sizes), width + rank * len(sizes), device=DEVICE, dtype=DTYPE) for _ in range(2)]
+    up = _new(sum(sizes), rank)
+    ops.place_up(up, sizes, weights[0], width)
+    reference.place_up(up, sizes, weights[1], width)
+    assert torch.equal(*weights)
+
+
+def test_rope() -> None:
+    heads, keys, size = 4, 2, 64
+    angles = torch.rand(TOKENS, size // 2, device=DEVICE)
+    cos, sin = angles.cos(), angles.sin()
+    positions = torch.randint(TOKENS, (TOKENS,), device=DEVICE)
+    qkv = _new(TOKENS, heads + 2 * keys, size)
+    both = [qkv.clone(), qkv.clone()]
+    for room, turned in zip((ops, reference), both, strict=True):
+        room.rope(turned[:, : heads + keys], cos, sin, positions)
+    _check(*both)
+    grads = [_new(TOKENS, count, size) for count in (heads, keys, keys)]
+    both = [torch.zeros_like(qkv) for _ in range(2)]
+    for room, out in zip((ops, reference), both, strict=True):
+        room.rope_backward(*grads, cos, sin, positions, out)
+    _check(*both)
+
+
+@pytest.mark.parametrize("kind", reference.ACTIVATIONS)
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_glu(kind: str, share: float) -> None:
+    width, rank = 320, 16
+    both, dact, dz = _new(TOKENS, 2 * width), _wide(TOKENS, width, rank), _new(TOKENS, rank)
+    down, dropout = _new(1, rank, width), _dropout(share)
+    results = []
+    for room in (ops, reference):
+        out, flow = _wide(TOKENS, width, rank).clone(), both.clone()
+        room.glu(both, kind, out)
+        grad = torch.zeros_like(down, dtype=torch.float32)
+        room.glu_backward(dact, dz, flow, kind, down, 2.0, dropout, 3, grad)
+        results.append((out, flow, grad))
+    for ours, theirs in zip(*results, strict=True):
+        _check(ours, theirs)
+
+
+def test_cross_entropy() -> None:
+    width = 9000
+    logits = _new(TOKENS, width, scale=3.0)
+    targets = torch.randint(width, (TOKENS,), device=DEVICE)
+    targets[::5] = -100
+    targets[1] = int(logits[1].argmax())
+    trained = torch.tensor(77, device=DEVICE)
+    both = [logits.clone(), logits.clone()]
+    found = [room.cross_entropy(ours, targets, trained) for room, ours in zip((ops, reference), both, strict=True)]
+    _check(*both)
+    _check(found[0][0], found[1][0])
+    assert bool(found[0][1][1]) and torch.equal(found[0][1], found[1][1])
