@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from launcher.aws.prices import start_pricing
@@ -36,10 +36,17 @@ class Costed:
 
 
 def start_price(recipe: Recipe) -> FindPrice:
-    """Begin to look the price up; a job on this machine has none."""
+    """Begin to look the price up; a job on this machine has none, and of several types the dearest counts."""
     if recipe.compute.place == "local":
         return _no_price
-    return start_pricing(recipe.compute.instance, recipe.compute.region)
+    asked = [start_pricing(instance, recipe.compute.region) for instance in recipe.compute.instances]
+    return lambda: _dearest([find() for find in asked])
+
+
+def _dearest(prices: list[Price | None]) -> Price | None:
+    """None where one of them is not known: no limit could be kept."""
+    known = [price for price in prices if price is not None]
+    return max(known, key=lambda price: price.usd_per_hour) if len(known) == len(prices) else None
 
 
 def _no_price() -> Price | None:
@@ -51,10 +58,18 @@ def make_costed(plan: Plan, find_price: FindPrice) -> Costed:
     if plan.recipe.compute.place == "local":
         found = make_estimate(plan)
         return Costed(_with_warning(plan, found), found)
-    check_fits(make_estimate(plan), plan.config)
+    for one in _iter_types(plan):
+        check_fits(make_estimate(one), plan.config)
     found = make_estimate(plan, find_price())
     limited = limit_cost(plan, found)
     return Costed(limited, dataclasses.replace(found, max_runtime_s=limited.recipe.compute.max_runtime_s))
+
+
+def _iter_types(plan: Plan) -> Iterator[Plan]:
+    """The plan on each of the types it may run on."""
+    for instance in plan.recipe.compute.instances:
+        compute = dataclasses.replace(plan.recipe.compute, instances=(instance,))
+        yield dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, compute=compute))
 
 
 def _with_warning(plan: Plan, found: Estimate) -> Plan:

@@ -11,6 +11,7 @@ from launcher.aws.session import Session, open_session
 from launcher.aws.shapes import check_request
 from launcher.aws.site import find_site
 from launcher.budget import keep_budget
+from launcher.capacity import drop_unavailable
 from launcher.data.channels import Channel, Upload, confirm_unchanged
 from launcher.errors import DataError, RecipeError
 from launcher.fallback import save_fallback
@@ -28,6 +29,7 @@ def submit(plan: Plan, *, fresh: bool = False, say: Say = silent, track: Track =
     preloading = threading.Thread(target=estimator.preload, daemon=True)
     preloading.start()  # the SDK's import takes longer than everything before the start
     site = find_site(session, plan.recipe)
+    plan = drop_unavailable(plan, session, say)
     check_request(make_request(plan, site))
 
     previous = runs.find_previous(session, plan.run)
