@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from sft import failure, log, paths, stop
+from sft import failure, log, masks, paths, stop
 from sft.config import parse_args
 
 
 def main(argv: list[str]) -> int:
     # first of all, and before the slow imports: a stop may come at any moment
     stopping = stop.watch_sigterm()
+    masks.mask_streams()
     output = paths.output_folder(os.environ)
     try:
         paths.write_pid(os.environ)

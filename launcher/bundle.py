@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher import leaks
 from launcher.errors import InputError
 
 SKIPPED_FOLDERS = {"__pycache__", "node_modules", "venv", "env"}
@@ -46,6 +47,7 @@ def make_bundle(source: Path, extra: tuple[Path, ...] = ()) -> Bundle:
                     f"code.files: {path} would replace {name} of the training code.",
                     hint="Give the file another name, and import it by that name.",
                 )
+            leaks.refuse_in_file(file)
             members[name] = file
     names = tuple(sorted(members))
     return Bundle(_gzip_stored(_tar(names, members)), names)

@@ -268,7 +268,7 @@ def print_checked(checked: Checked) -> None:
         (item.name, f"{item.rows:,}", item.shape or "-", f"{item.bytes:,}", item.digest[:16])
         for item in checked.report.channels
     ]
-    print_table(("CHANNEL", "ROWS", "SHAPE", "BYTES", "SHA-256"), rows)
+    print_table(("CHANNEL", "ROWS", "SHAPE", "BYTES", "DIGEST"), rows)
     for part in checked.tokens:
         data(f"\n{part.channel} in tokens")
         print_pairs(part.rows())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 from launcher import ledger
 from launcher.aws import jobs
 from launcher.aws.logs import iter_log_lines
+from launcher.aws.reasons import find_fix, is_capacity_error
 from launcher.aws.s3 import find_object, split_uri
 from launcher.aws.session import Session, open_session
 from launcher.errors import ArtifactError, CloudError, CredentialsError, JobFailed, JobStopped, UnknownJob
@@ -85,6 +87,10 @@ class JobState:
     message: str
     reason: str
     instance: str
+    count: int
+    spot: bool
+    interruptions: int
+    secondary: str
     created: datetime
     started: datetime | None
     ended: datetime | None
@@ -104,23 +110,44 @@ class JobState:
             for key, value in vars(self).items()
         }
 
-    def rows(self) -> list[tuple[str, str]]:
-        """As people read it."""
+    @property
+    def lacked_capacity(self) -> bool:
+        """Whether it is over because AWS had no instance for it."""
+        return self.status.is_over and (self.secondary == "MaxWaitTimeExceeded" or is_capacity_error(self.reason))
+
+    def rows(self, price_per_h: float | None = None) -> list[tuple[str, str]]:
+        """As people read it; with the on-demand price of one instance, in dollars too."""
         rows = [("job", self.name), ("status", self.status.value)]
         if not self.reason:
             rows.append(("doing", self.message))
         rows += [
             ("place", self.place),
-            ("instance", self.instance),
+            ("instance", f"{self.count} x {self.instance}" if self.count > 1 else self.instance),
             ("created", f"{self.created:%Y-%m-%d %H:%M:%S %Z}"),
         ]
-        if self.training_s is not None:
-            billed = f", {self.billed_s:,} s billed" if self.billed_s is not None else ""
-            rows.append(("time", f"{self.training_s:,} s{billed}"))
+        if self.spot:
+            rows.append(("spot", f"{self.interruptions} interruption{'' if self.interruptions == 1 else 's'}"))
+        rows += self._cost_rows(price_per_h)
         if self.status.is_over and self.model_uri:
             rows.append(("model", self.model_uri))
         if self.reason:
             rows.append(("reason", self.reason))
+        if self.status.is_over and (fix := find_fix(self.reason, self.secondary)):
+            rows.append(("fix", fix))
+        return rows
+
+    def _cost_rows(self, price_per_h: float | None) -> list[tuple[str, str]]:
+        if self.training_s is None:
+            return []
+        words = f"{self.training_s:,} s"
+        if self.billed_s is not None:
+            words += f", {self.billed_s:,} s billed"
+            if self.spot and self.training_s:
+                words += f", {1 - self.billed_s / self.training_s:.0%} saved"
+        rows = [("time", words)]
+        if price_per_h is not None and self.billed_s is not None:
+            # AWS bills the billable seconds at the on-demand price: they hold the saving already
+            rows.append(("cost", f"${self.billed_s * self.count * price_per_h / 3600:.2f} at ${price_per_h:g} an hour"))
         return rows
 
 
@@ -163,25 +190,45 @@ class Job:
 
     def wait(self, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep) -> JobState:
         """Until the job is over. Raises JobFailed or JobStopped; TimeoutError leaves the job running."""
+        return self.check(self.wait_over(timeout, sleep=sleep))
+
+    def wait_over(self, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep) -> JobState:
+        """Until the job is over, however it ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = STATUS_POLL_S if self.session.place == "aws" else LOCAL_STATUS_POLL_S
         while not (state := self.state()).status.is_over:
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"{self.name} is still {state.status.value} after {timeout:g} s; it goes on.")
             sleep(pause)
-        return self.check(state)
+        return state
 
     def check(self, state: JobState) -> JobState:
         """The state of a job that is over, if it ended well; else the error that tells how it ended."""
         if state.status is Status.FAILED:
             tail = list(self.logs())[-TAIL_LINES:]
+            fix = find_fix(state.reason)
             raise JobFailed(
-                f"{self.name} failed: {state.reason}\n" + "\n".join(tail),
-                hint=f"`launcher logs {self.name}` shows all of it.",
+                "\n".join([f"{self.name} failed{self._how_often(state)}: {state.reason}", *tail]),
+                hint=f"{fix} `launcher logs {self.name}` shows all of it.".lstrip() if tail or not fix else fix,
             )
         if state.status is Status.STOPPED:
-            raise JobStopped(f"{self.name} was stopped: {state.message}", hint=_stopped_hint(self))
+            hint = find_fix("", state.secondary) or _stopped_hint(self)
+            raise JobStopped(f"{self.name} was stopped: {state.message}", hint=hint)
         return state
+
+    def _how_often(self, state: JobState) -> str:
+        """For want of capacity: how many jobs of the run in a row have ended so, as far as the last few tell."""
+        if not is_capacity_error(state.reason):
+            return ""
+        times = 0
+        for summary in itertools.islice(jobs.iter_jobs(self.session, f"{self.run}-", page_size=10), 10):
+            if run_of(summary["TrainingJobName"]) != self.run or summary["TrainingJobName"] > self.name:
+                continue
+            reason = jobs.describe_job(self.session, summary["TrainingJobName"]).get("FailureReason", "")
+            if not is_capacity_error(reason):
+                break
+            times += 1
+        return f", {times} times in a row" if times > 1 else ""
 
     def has_model(self, state: JobState) -> bool:
         """Whether the model is there: AWS names its place from the beginning, whatever comes of it."""
@@ -210,12 +257,17 @@ def _stopped_hint(job: Job) -> str:
 
 def _make_state(description: dict[str, Any], place: str) -> JobState:
     transitions = description.get("SecondaryStatusTransitions") or [{}]
+    resources = description["ResourceConfig"]
     return JobState(
         name=description["TrainingJobName"],
         status=make_status(description),
         message=transitions[-1].get("StatusMessage", "") or description.get("SecondaryStatus", ""),
         reason=description.get("FailureReason", ""),
-        instance=description["ResourceConfig"].get("InstanceType", ""),
+        instance=_instance_of(resources),
+        count=resources.get("SelectedInstanceCount", resources.get("InstanceCount", 1)),
+        spot=description.get("EnableManagedSpotTraining", False),
+        interruptions=sum(step.get("Status") == "Interrupted" for step in transitions),
+        secondary=description.get("SecondaryStatus", ""),
         created=description["CreationTime"],
         started=description.get("TrainingStartTime"),
         ended=description.get("TrainingEndTime"),
@@ -224,6 +276,12 @@ def _make_state(description: dict[str, Any], place: str) -> JobState:
         model_uri=description.get("ModelArtifacts", {}).get("S3ModelArtifacts", ""),
         place=place,
     )
+
+
+def _instance_of(resources: dict[str, Any]) -> str:
+    """The type that runs; of a list that AWS has not chosen from yet, all of it."""
+    chosen = resources.get("SelectedInstanceType") or resources.get("InstanceType", "")
+    return chosen or ",".join(choice["InstanceType"] for choice in resources.get("InstancePreferences", []))
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from container_src.sft import config as sft
-from launcher import images, instances
+from launcher import base_model, images, instances
 from launcher.bundle import Bundle, digest_files, make_bundle, source_folder
+from launcher.compute import compute_notes
 from launcher.data.channels import Channel, folder_channel, s3_channel
 from launcher.data.checks import check_channels
 from launcher.data.prepared import find_or_prepare
 from launcher.data.preparing import Prepared
 from launcher.data.settings import CHANNELS
 from launcher.errors import DataError, RecipeError, RunError
+from launcher.isolation import check_isolation
 from launcher.progress import Track, untracked
 from launcher.recipe import PATH_STARTS, Recipe
 from launcher.tables import html_table
@@ -109,7 +111,8 @@ class Plan:
         where = "this machine, in place of " if compute.place == "local" else ""
         known = instances.find_instance(compute.instance)
         gpus = f" ({known.gpus} x {known.gpu} of {known.gpu_memory_gb} GB)" if known else ""
-        return f"{where}{count}{compute.instance}{gpus}"
+        others = "".join(f", else {name}" for name in compute.instances[1:])
+        return f"{where}{count}{compute.instance}{gpus}{others}"
 
 
 def make_plan(
@@ -117,10 +120,12 @@ def make_plan(
 ) -> Plan:
     """Prepare and check every row, pack the bundle, name everything. Needs no network and no credentials."""
     run = _as_run_name(recipe.name) if name is None else _check_run_name(name)
+    base_model.check_settings(recipe)
     prepared = find_prepared(recipe, track)
     report = check_channels(find_row_files(recipe, prepared), track)
     report.refuse()
     channels = (*report.channels, *_model_channels(recipe))
+    check_isolation(recipe, any(channel.name == "model" for channel in channels))
     bundle = make_bundle(source_folder(), _own_code(recipe))
     gpus = _count_gpus(recipe)
     image = None if recipe.image.uri else images.image_named(recipe.image.version)
@@ -251,7 +256,9 @@ def _split_batch(config: sft.TrainConfig, world: int) -> sft.TrainConfig:
 def recipe_digest(recipe: Recipe) -> str:
     """Of everything in the recipe that changes the result; where it runs and what it costs do not."""
     shaping = {
-        name: value for name, value in dataclasses.asdict(recipe.config).items() if sft.section_of(name)[0] != "job"
+        name: value
+        for name, value in dataclasses.asdict(recipe.config).items()
+        if sft.section_of(name)[0] not in ("job", "secrets")
     }
     shaping["image"] = recipe.image.uri or recipe.image.version
     shaping["model_s3"] = recipe.model.s3
@@ -281,7 +288,7 @@ def find_git_revision(folder: Path) -> str:
 def _notes(
     recipe: Recipe, image: images.Image | None, prepared: Prepared | None, channels: tuple[Channel, ...]
 ) -> list[str]:
-    notes = []
+    notes = compute_notes(recipe.compute)
     if not any(channel.name == "eval" for channel in channels):
         notes.append("no evaluation: --eval names rows for it")
     if prepared:

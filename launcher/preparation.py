@@ -8,23 +8,25 @@ from pathlib import Path
 from launcher.aws import s3
 from launcher.aws.session import Session, open_session
 from launcher.data.preparing import Prepared, prepare_channels
+from launcher.data.settings import CHANNELS, Prepare, Source
 from launcher.data.sources import find_inputs
-from launcher.errors import RecipeError
 from launcher.progress import Track, untracked
 from launcher.recipe import Recipe
 
 
 def prepare(recipe: Recipe, out: str | Path = "data", *, track: Track = untracked) -> Prepared:
     """Write the channels and a summary into `out`; uses the network for sources in S3 and on the Hub only."""
-    if not recipe.data.sources:
-        raise RecipeError(
-            f"The recipe {recipe.name} has no sources; its channels are ready.",
-            hint="Add [[data.sources]] with a path, or submit it as it is.",
-        )
-    sources = [recipe.placed(source) for source in recipe.data.sources]
+    sources = recipe.data.sources or _ready_channels(recipe)
+    settings = recipe.prepare if recipe.data.sources else Prepare()
     with tempfile.TemporaryDirectory(prefix="launcher-sources-") as place:
-        fetch = _Fetch(recipe, Path(place), track)
-        return prepare_channels(find_inputs(sources, fetch), recipe.data.filters, recipe.prepare, Path(out), track)
+        inputs = find_inputs([recipe.placed(source) for source in sources], _Fetch(recipe, Path(place), track))
+        return prepare_channels(inputs, recipe.data.filters, settings, Path(out), track)
+
+
+def _ready_channels(recipe: Recipe) -> tuple[Source, ...]:
+    """Rows of a shape stay in their channel; what goes is repeats, and what an evaluation shares with train."""
+    paths = {name: getattr(recipe.data, name) for name in CHANNELS}
+    return tuple(Source(path=path, channel=name) for name, path in paths.items() if path)
 
 
 class _Fetch:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from container_src.sft import config as sft
-from launcher import gpu
+from launcher import gpu, leaks
+from launcher.compute import check_compute
 from launcher.data.settings import Prepare, Source, check_settings
 from launcher.errors import RecipeError
 from launcher.recipe_sections import (
@@ -68,6 +69,8 @@ class Recipe:
 
     def value(self, key: str) -> Any:
         owner, name = KEYS[key]
+        if key == "compute.instance":
+            return ",".join(self.compute.instances)  # one type is the rule, and reads best as a text
         return self.name if not owner else getattr(getattr(self, owner), name)
 
     def _repr_html_(self) -> str:
@@ -120,6 +123,8 @@ def load_recipe(
         _override(given, key, Given(value, labels.get(key, "override")))
     _drop_sample_rows(path, given, overrides or {})
     _check_keys(given, path)
+    for key, item in given.items():
+        leaks.refuse(item.value, f"{item.origin}: {key}")
     if _wants_smoke(given, smoke):
         origin = "--smoke" if smoke else "local endpoint without CUDA"
         for key, value in {"model.smoke": True, **SMOKE_OVERRIDES}.items():
@@ -235,26 +240,7 @@ def _build(path: Path, given: Mapping[str, Given]) -> Recipe:
 
 
 def _check_values(recipe: Recipe, path: Path) -> None:
-    compute = recipe.compute
-    if not re.fullmatch(r"ml\.[a-z0-9-]+\.[a-z0-9]+", compute.instance):
-        raise RecipeError(
-            f"compute.instance is {compute.instance!r}, which is not a SageMaker instance type.",
-            hint="Use local, or a type such as ml.g5.xlarge.",
-        )
-    for key, value in (
-        ("count", compute.count),
-        ("volume_gb", compute.volume_gb),
-        ("max_runtime", compute.max_runtime_s),
-    ):
-        if value <= 0:
-            raise RecipeError(f"compute.{key} is {value}; it must be above 0.")
-    if not compute.spot and compute.max_wait_s:
-        raise RecipeError("compute.max_wait is for spot jobs only.", hint="Add --spot, or remove max_wait.")
-    if compute.spot and 0 < compute.max_wait_s < compute.max_runtime_s:
-        raise RecipeError(
-            f"compute.max_wait is {compute.max_wait_s} s, less than the {compute.max_runtime_s} s of max_runtime.",
-            hint="SageMaker counts both from the start: make max_wait at least max_runtime.",
-        )
+    check_compute(recipe.compute, recipe.output.kms_key)
     model = recipe.config.model_name_or_path
     if not HUB_ID.fullmatch(model) and not recipe.resolve(model).is_dir() and not model.startswith(PATH_STARTS):
         raise RecipeError(

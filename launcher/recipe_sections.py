@@ -12,7 +12,7 @@ from launcher import images
 from launcher.data.settings import Filter, Prepare, Source
 
 Place = Literal["aws", "local"]
-SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code")
+SECTIONS = ("model", "data", "lora", "training", "compute", "image", "output", "code", "secrets")
 
 
 def parse_duration(text: str) -> int:
@@ -23,9 +23,19 @@ def parse_duration(text: str) -> int:
     return int(float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]])
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """ "a,b" -> ("a", "b"), as a flag gives several."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _key(name: str, default: Any) -> Any:
     """A field that a recipe spells differently, because "4h" reads better than 14400."""
     return field(default=default, metadata={"key": name, "parse": parse_duration})
+
+
+def _list(name: str, *default: str) -> Any:
+    """Several names: a list in TOML, or one string with commas."""
+    return field(default=default, metadata={"key": name, "parse": _names})
 
 
 @dataclass(frozen=True)
@@ -49,16 +59,29 @@ class Data:
 
 @dataclass(frozen=True)
 class Compute:
-    instance: str = "ml.g5.xlarge"
+    """`instances` are in the order in which AWS tries them; all have the same GPUs, so the first speaks for them."""
+
+    instances: tuple[str, ...] = _list("instance", "ml.g5.xlarge")
     count: int = 1
     place: Place = "aws"
     region: str = ""
     role: str = ""
     volume_gb: int = 100
+    volume_kms_key: str = ""
     max_runtime_s: int = _key("max_runtime", 24 * 3600)
     spot: bool = False
     max_wait_s: int = _key("max_wait", 0)
+    on_demand_after_wait: bool = False
+    keep_alive_s: int = _key("keep_alive", 0)
+    subnets: tuple[str, ...] = _list("subnets")
+    security_groups: tuple[str, ...] = _list("security_groups")
+    encrypt_traffic: bool = False
+    network_isolation: bool = False
     signal_shim: bool = True
+
+    @property
+    def instance(self) -> str:
+        return self.instances[0]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from typing import Any
 
 from container_src.sft import config as sft
 from launcher import images
+from launcher.compute import volume_key
 from launcher.data.channels import Channel
-from launcher.instances import find_instance
 from launcher.plan import Plan, wait_s
 from launcher.signal_shim import ENTRYPOINT
 
 ENTRY_POINT = "train.py"
+ISOLATED_BUNDLE = "/opt/ml/input/data/code/sourcedir.tar.gz"
 TOOLKIT_LOG_LEVEL = 30  # at 20 the toolkit prints its whole environment, 200 lines, before the first line of ours
 METRICS = {
     "train:loss": "loss",
@@ -47,11 +48,7 @@ def make_request(plan: Plan, site: Site) -> dict[str, Any]:
         "RoleArn": site.role,
         "InputDataConfig": [_channel(channel, plan, site) for channel in plan.channels],
         "OutputDataConfig": {"S3OutputPath": s3_uri(plan, site, "output").rstrip("/")},
-        "ResourceConfig": {
-            "InstanceCount": compute.count,
-            "InstanceType": compute.instance,
-            "VolumeSizeInGB": compute.volume_gb,
-        },
+        "ResourceConfig": _resources(plan),
         "StoppingCondition": {"MaxRuntimeInSeconds": compute.max_runtime_s},
         "HyperParameters": _hyperparameters(plan, site),
         "CheckpointConfig": {"S3Uri": checkpoint_uri(plan, site), "LocalPath": "/opt/ml/checkpoints"},
@@ -60,12 +57,41 @@ def make_request(plan: Plan, site: Site) -> dict[str, Any]:
     }
     if recipe.output.kms_key:
         request["OutputDataConfig"]["KmsKeyId"] = recipe.output.kms_key
-        if not _has_local_disk(plan):  # a volume key is refused for instances that bring their own encrypted disk
-            request["ResourceConfig"]["VolumeKmsKeyId"] = recipe.output.kms_key
     if compute.spot:
         request["EnableManagedSpotTraining"] = True
         request["StoppingCondition"]["MaxWaitTimeInSeconds"] = wait_s(recipe)
-    return request
+    return request | _network(plan, site, request["InputDataConfig"])
+
+
+def _resources(plan: Plan) -> dict[str, Any]:
+    compute = plan.recipe.compute
+    resources: dict[str, Any] = {"InstanceCount": compute.count, "VolumeSizeInGB": compute.volume_gb}
+    if len(compute.instances) > 1:
+        resources["InstancePreferences"] = [{"InstanceType": name} for name in compute.instances]
+    else:
+        resources["InstanceType"] = compute.instance
+    if key := volume_key(compute, plan.recipe.output.kms_key):
+        resources["VolumeKmsKeyId"] = key
+    if compute.keep_alive_s:
+        resources["KeepAlivePeriodInSeconds"] = compute.keep_alive_s
+    return resources
+
+
+def _network(plan: Plan, site: Site, channels: list[dict[str, Any]]) -> dict[str, Any]:
+    compute = plan.recipe.compute
+    network: dict[str, Any] = {}
+    if compute.subnets:
+        network["VpcConfig"] = {
+            "Subnets": list(compute.subnets),
+            "SecurityGroupIds": list(compute.security_groups),
+        }
+    if compute.encrypt_traffic:
+        network["EnableInterContainerTrafficEncryption"] = True
+    if compute.network_isolation:
+        network["EnableNetworkIsolation"] = True
+        # without a network the toolkit cannot fetch the bundle itself
+        network["InputDataConfig"] = [*channels, _s3_channel("code", s3_uri(plan, site, plan.source_key))]
+    return network
 
 
 def s3_uri(plan: Plan, site: Site, key: str) -> str:
@@ -104,12 +130,16 @@ def _algorithm(plan: Plan, site: Site) -> dict[str, Any]:
 
 
 def _channel(channel: Channel, plan: Plan, site: Site) -> dict[str, Any]:
+    return _s3_channel(channel.name, channel_uri(channel, plan, site))
+
+
+def _s3_channel(name: str, uri: str) -> dict[str, Any]:
     return {
-        "ChannelName": channel.name,
+        "ChannelName": name,
         "DataSource": {
             "S3DataSource": {
                 "S3DataType": "S3Prefix",
-                "S3Uri": channel_uri(channel, plan, site),
+                "S3Uri": uri,
                 "S3DataDistributionType": "FullyReplicated",
             }
         },
@@ -121,7 +151,9 @@ def _hyperparameters(plan: Plan, site: Site) -> dict[str, str]:
     values: dict[str, Any] = {
         **sft.encode(_without_channel_defaults(plan.config)),
         "sagemaker_program": ENTRY_POINT,
-        "sagemaker_submit_directory": s3_uri(plan, site, plan.source_key),
+        "sagemaker_submit_directory": ISOLATED_BUNDLE
+        if plan.recipe.compute.network_isolation
+        else s3_uri(plan, site, plan.source_key),
         "sagemaker_container_log_level": TOOLKIT_LOG_LEVEL,
         "sagemaker_job_name": plan.job_name,
         "sagemaker_region": site.region,
@@ -142,8 +174,3 @@ def _without_channel_defaults(config: sft.TrainConfig) -> sft.TrainConfig:
         and item.name != "model_name_or_path"
     }
     return dataclasses.replace(config, **defaults)  # type: ignore[arg-type]
-
-
-def _has_local_disk(plan: Plan) -> bool:
-    known = find_instance(plan.recipe.compute.instance)
-    return bool(known and known.nvme)

@@ -133,29 +133,42 @@ def has_checkpoint(session: Session, previous: Previous | None) -> bool:
 @contextmanager
 def claimed(session: Session, site: Site, plan: Plan, previous: Previous | None) -> Iterator[None]:
     """Hold the right to follow `previous`; given back when the job could not be started."""
-    key = full_key(plan, f"runs/{plan.run}/after-{previous.name if previous else 'nothing'}.json")
-    _claim(session, site.bucket, key, plan)
+    key = full_key(plan, claim_key(plan.run, previous.name if previous else "nothing"))
+    holder = take_claim(session, site.bucket, key, plan.job_name)
+    if holder:
+        raise RunError(
+            f"The run {plan.run} is being submitted by somebody else at this moment, as {holder}.",
+            hint=f"`launcher status {holder}` shows it in a moment; --name starts another run.",
+        )
+    with giving_back(session, site.bucket, key):
+        yield
+
+
+def claim_key(run: str, previous: str) -> str:
+    return f"runs/{run}/after-{previous}.json"
+
+
+@contextmanager
+def giving_back(session: Session, bucket: str, key: str) -> Iterator[None]:
     try:
         yield
     except BaseException:  # Ctrl-C too: a claim left behind would hold up the next submit
         with suppress(CloudError):  # where the connection is gone, the next submit sees that this one is
-            s3.delete_object(session, site.bucket, key)
+            s3.delete_object(session, bucket, key)
         raise
 
 
-def _claim(session: Session, bucket: str, key: str, plan: Plan) -> None:
-    mine = {"job": plan.job_name, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+def take_claim(session: Session, bucket: str, key: str, job: str) -> str:
+    """Empty when the claim is ours now, else the job of whoever was faster; it may have the same name as ours."""
+    mine = {"job": job, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
     content = json.dumps(mine).encode()
     if s3.put_bytes(session, content, bucket, key, IfNoneMatch="*"):
-        return
+        return ""
     held, etag = s3.get_bytes(session, bucket, key)
     holder = json.loads(held)
     if _is_dead(session, holder) and s3.put_bytes(session, content, bucket, key, IfMatch=etag):
-        return
-    raise RunError(
-        f"The run {plan.run} is being submitted by somebody else at this moment, as {holder['job']}.",
-        hint=f"`launcher status {holder['job']}` shows it in a moment; --name starts another run.",
-    )
+        return ""
+    return str(holder["job"])
 
 
 def _is_dead(session: Session, holder: dict[str, Any]) -> bool:

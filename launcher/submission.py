@@ -12,6 +12,7 @@ from launcher.aws.shapes import check_request
 from launcher.aws.site import find_site
 from launcher.data.channels import Channel, Upload, confirm_unchanged
 from launcher.errors import DataError, RecipeError
+from launcher.fallback import save_fallback
 from launcher.job import Job
 from launcher.plan import Plan
 from launcher.progress import Say, Track, silent, untracked
@@ -40,6 +41,7 @@ def submit(plan: Plan, *, fresh: bool = False, say: Say = silent, track: Track =
 
     with runs.claimed(session, site, plan, previous):
         upload(plan, site, session, say, track)
+        save_fallback(plan, site, session)
         preloading.join()
         estimator.start_job(plan, site, make_request(plan, site), session)
     ledger.record(ledger.Entry(plan.job_name, session.place, session.region))
@@ -88,12 +90,24 @@ def check_base_model(plan: Plan, say: Say = silent) -> None:
     local = recipe.compute.place == "local"
     if local and hub.is_cached(model):
         return
+    if recipe.compute.network_isolation:
+        raise RecipeError(
+            f"compute.network_isolation cuts the job off from the Hub, and {model} is no family known offline.",
+            hint="Put a model into S3 and name it as model.s3, or turn compute.network_isolation off.",
+        )
     found = hub.look_up(model, config.model_revision)
+    if config.hf_token_secret and found is not hub.Found.YES:
+        say(
+            f"the job reads {model} with the token in the secret {config.hf_token_secret}; nobody has checked here "
+            "that it may (`launcher doctor` does)"
+        )
+        return
     if found in (hub.Found.NO, hub.Found.GATED):
         what = "is gated" if found is hub.Found.GATED else "cannot be seen"
         raise RecipeError(
-            f"{model} {what} on the Hub without a token, and a job has none.",
-            hint="Download it once with your own, and give the folder as --model; or put it into S3 as model.s3.",
+            f"{model} {what} on the Hub without a token, and this job has none.",
+            hint="Store a token in AWS Secrets Manager and name the secret as secrets.hf_token; or download the model "
+            "once, and give the folder as --model or put it into S3 as model.s3.",
         )
     if found is hub.Found.UNREACHABLE and local:
         raise RecipeError(

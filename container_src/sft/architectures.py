@@ -108,6 +108,11 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 
 
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# what an adapter can be put on, by model_type
+LINEAR_MODULES = dict.fromkeys(("qwen2", "llama", "gemma"), (*_PROJECTIONS, "embed_tokens", "lm_head"))
+
+
 def find_architecture(model_id: str) -> dict[str, Any] | None:
     """config.json of a known base model, or None."""
     config = KNOWN.get(model_id)

@@ -35,11 +35,6 @@ class TrainConfig:
     model_family: str = _in(
         "model", "", "a model whose shape a stand-in copies, when id is not known offline", key="family"
     )
-    token_secret: str = _in(
-        "model",
-        "",
-        "secret in AWS Secrets Manager with the Hub token of a gated model; the request holds its name alone",
-    )
     load_in_4bit: bool = _in("model", True, "quantise the frozen base to 4 bits (QLoRA)")
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = _in("model", "nf4", "4-bit data type")
     bnb_4bit_use_double_quant: bool = _in("model", True, "quantise the quantisation constants too")
@@ -107,6 +102,12 @@ class TrainConfig:
     save_total_limit: int = _in("training", 3, "checkpoints kept")
     seed: int = _in("training", 42, "seed of initialisation, order and dropout")
     report_to: Literal["none", "tensorboard"] = _in("training", "none", "also write TensorBoard files to the output")
+    hf_token_secret: str = _in(
+        "secrets",
+        "",
+        "secret in AWS Secrets Manager with the Hub token of a gated model; the request holds its name alone",
+        key="hf_token",
+    )
     adapter_folder: str = _in("output", "", "folder of the artifact that holds the adapter a second time")
     # set by the launcher for each job
     output_dir: str = _in("job", "/opt/ml/model", "where the adapter goes")
@@ -142,6 +143,10 @@ class TrainConfig:
             )
         if self.adapter_folder and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.adapter_folder):
             raise ConfigError(f"adapter_folder is {self.adapter_folder!r}; it must be the plain name of a folder")
+        if self.max_length < 2:
+            raise ConfigError(
+                f"max_length is {self.max_length}; a row's first token is never trained, so use 2 or more"
+            )
         if not self.target_modules:
             raise ConfigError("lora_target_modules is empty; name at least one module, such as q_proj")
 
@@ -156,7 +161,7 @@ class TrainConfig:
 
 
 POSITIVE = (
-    "max_length", "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size",
+    "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps",
     "save_total_limit", "max_grad_norm",
 )  # fmt: skip

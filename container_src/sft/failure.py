@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .config import ConfigError
+from .masks import hide
 
 LIMIT = 1024
 # there from the start and gone at the end: a process that is killed cannot write it then
@@ -136,7 +137,7 @@ def explain(error: BaseException) -> str:
 
 def report(error: BaseException, folder: Path) -> None:
     """Write the failure file and, unless it is a plain refusal, the traceback. The first process to fail is quoted."""
-    sentence = explain(error)
+    sentence = hide(explain(error))
     if sentence != str(error):
         traceback.print_exception(error, file=sys.stderr)
     sys.stderr.write(f"[failure] {sentence}\n")

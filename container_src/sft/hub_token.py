@@ -8,16 +8,22 @@ from collections.abc import MutableMapping
 from .config import TrainConfig
 from .failure import JobError
 from .log import say
+from .masks import remember
 
 VARIABLE = "HF_TOKEN"
 
 
 def load_hub_token(config: TrainConfig, environ: MutableMapping[str, str]) -> None:
     """Put the secret's text where the Hub's client looks for it; one that the user set stays."""
-    if not config.token_secret or environ.get(VARIABLE):
+    name = config.hf_token_secret
+    if not name or environ.get(VARIABLE):
         return
-    environ[VARIABLE] = _token_in(_read_secret(config.token_secret, environ), config.token_secret)
-    say(f"The Hub's token comes from the secret {config.token_secret}.")
+    text = _read_secret(name, environ)
+    token = _token_in(text, name)
+    remember(text)
+    remember(token)
+    environ[VARIABLE] = token
+    say(f"The Hub's token comes from the secret {name}.")
 
 
 def _read_secret(name: str, environ: MutableMapping[str, str]) -> str:

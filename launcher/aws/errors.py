@@ -21,11 +21,18 @@ class Explanation:
 
 
 TABLE = (
+    # limits and names
     Explanation(
         "ResourceLimitExceeded", "", CloudError,
         "Ask for the quota it names in the Service Quotas console (it takes hours to days), or use another --instance.",
     ),
+    Explanation("ServiceQuotaExceededException|(Subscription|FilterPolicy|Replay)LimitExceeded|TooManyParts", "", CloudError, "Ask for the quota in the Service Quotas console, or delete what is no longer used."),
     Explanation("ResourceInUse", "", RunError, "A job of this name exists already. Submit again: the name holds the time."),
+    Explanation(
+        "ConflictException|AlreadyExistsException|TokenAlreadyExistsException|ConcurrentModificationException|BucketAlready\\w+", "", CloudError,
+        "Something of this name exists already, or is being changed at this moment; look at it before you try again.",
+    ),
+    # a request that was refused, by what its message says
     Explanation(
         "ValidationException", "Requested resource not found", UnknownJob,
         "`launcher list` shows the jobs that can be seen from here.",
@@ -39,25 +46,70 @@ TABLE = (
         "The bucket must lie in the job's region, and the role needs s3:ListBucket on it.",
     ),
     Explanation(
-        "ValidationException", "Access denied for repository|Invalid DNS suffix", SiteError,
+        "ValidationException", "Access denied for repository|Invalid DNS suffix|[Ii]mage.*(not exist|not found)", SiteError,
         "The image must lie in the job's region; leave image.uri empty to have it chosen.",
     ),
+    Explanation(
+        "ValidationException", "(?i)subnet|security group|\\bvpc", SiteError,
+        "compute.subnets and compute.security_groups must exist in the job's region, all in one VPC.",
+    ),
+    Explanation("ValidationException", "(?i)kms|volumeKmsKeyId", SiteError, "The key must lie in the job's region and allow the job's role; instances with their own disk take no volume key."),
     Explanation("ValidationException", "in status|already (been )?(stopped|terminated)", RunError, "The job has ended; there is nothing to stop."),
-    Explanation("ValidationException", "", CloudError, "`launcher plan --json` shows the request that was refused."),
+    Explanation("ValidationException|ValidationError", "", CloudError, "`launcher plan --json` shows the request that was refused."),
+    Explanation("ResourceNotFound", "", UnknownJob, "`launcher list` shows the jobs that can be seen from here."),
+    # who may do what
     Explanation(
         "AccessDenied(Exception)?", "iam:PassRole", SiteError,
         "Whoever submits needs iam:PassRole on the job's role, for sagemaker.amazonaws.com.",
     ),
-    Explanation("AccessDenied(Exception)?|403|Forbidden", "", SiteError, "Ask for the permission that the message names."),
+    Explanation("AccessDenied(Exception)?", "sagemaker:AddTags", SiteError, "Starting a job with tags needs sagemaker:AddTags beside sagemaker:CreateTrainingJob."),
+    Explanation("(KMS\\.?|Kms)\\w+|DecryptionFailure|EncryptionTypeMismatch", "", SiteError, "Check the KMS key: enabled, in this region, and open to you and to the job's role."),
     Explanation(
-        "ExpiredToken(Exception)?|RequestExpired|InvalidClientTokenId|UnrecognizedClientException|SignatureDoesNotMatch|AuthFailure",
+        "AccessDenied(Exception)?|AuthorizationError|InsufficientCapabilitiesException|InvalidSecurity|UnauthorizedOperation|403|Forbidden", "", SiteError,
+        "Ask for the permission that the message names; an AWS Organizations policy may forbid it too.",
+    ),
+    Explanation("OptInRequired|SubscriptionRequiredException|InvalidRegion", "", SiteError, "This account has not turned on the service or the region; choose another region or enable it."),
+    Explanation(
+        "RequestTimeTooSkewed|RequestInTheFuture", "", CredentialsError, "This machine's clock is off; set it, and try again."
+    ),
+    Explanation(
+        "ExpiredToken(Exception)?|RequestExpired|InvalidClientTokenId|InvalidAccessKeyId|UnrecognizedClientException|SignatureDoesNotMatch|"
+        "InvalidSignatureException|IncompleteSignature|MissingAuthenticationToken(Exception)?|InvalidToken|TokenRefreshRequired|AuthFailure",
         "", CredentialsError, "Sign in again (`aws sso login`, or new keys); the job itself is not affected.",
     ),
-    Explanation("Throttling(Exception)?|ThrottledException|TooManyRequestsException|SlowDown", "", CloudError, "AWS asks for fewer calls; try again in a minute."),
+    # too much at once, or AWS's own trouble
+    Explanation(
+        "Throttling(Exception)?|ThrottledException|TooManyRequests(Exception)?|SlowDown|RequestThrottled(Exception)?|RequestLimitExceeded|"
+        "BandwidthLimitExceeded|LimitExceededException|ProvisionedThroughputExceededException|TransactionInProgressException|"
+        "PriorRequestNotComplete|EC2ThrottledException|OverLimit",
+        "", CloudError, "AWS asks for fewer calls, and retries with growing pauses did not help; try again in a minute.",
+    ),
+    Explanation(
+        "Internal(Error|Failure|Exception|ServerError|ServiceError|ErrorException|ServerException)|ServiceUnavailable(Exception)?|"
+        "Service(Failure|Exception)|ServerException|RequestTimeout(Exception)?|UnableToGetUpstreamImageException|50[0-4]",
+        "", CloudError, "AWS's side failed, not yours; try again in a minute. What was there already is kept.",
+    ),
+    # places
     Explanation("NoSuchBucket|404", "", SiteError, "Check output.bucket: the bucket must exist in the job's region."),
-    Explanation("PermanentRedirect|AuthorizationHeaderMalformed|301", "", SiteError, "The bucket lies in another region; set compute.region to it."),
+    Explanation(
+        "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraintException|301|307", "", SiteError,
+        "The bucket lies in another region; set compute.region to it.",
+    ),
+    Explanation("InvalidObjectState", "", SiteError, "The object lies in an archive; restore it, or copy it to another storage class."),
+    Explanation(
+        "NoSuch\\w+|\\w*NotFound(Exception)?|\\w+DoesNotExist|InvalidChangeSetStatus|\\w+Disabled", "", CloudError,
+        "It is not there, or no longer: check its name and the region.",
+    ),
 )  # fmt: skip
+# Codes that a service answers to a request we should never send: the fallback says AWS's own words.
+STATED_DEFAULT = frozenset({
+    "EndpointDisabled", "IllegalArgumentException", "InvalidAddress", "InvalidEventPatternException", "InvalidInput",
+    "InvalidNextTokenException", "InvalidPaginationTokenException", "InvalidParameter", "InvalidParameterException",
+    "InvalidRequest", "InvalidRequestException", "InvalidWriteOffset", "ExpiredNextTokenException",
+    "ManagedRuleException", "ParameterValueInvalid", "PolicyEvaluation", "UnsupportedOperation",
+})  # fmt: skip
 FALLBACK_HINT = "Try again; if it stays, the message above is AWS's own."
+SIGN_IN = "Sign in with `aws sso login` or `aws configure`."
 
 
 @contextmanager
@@ -69,11 +121,17 @@ def explained(doing: str) -> Iterator[None]:
         yield
     except foreign.ClientError as error:
         raise explain(doing, error.response.get("Error", {})) from error
-    except (foreign.NoCredentialsError, foreign.PartialCredentialsError, foreign.CredentialRetrievalError) as error:
-        raise CredentialsError(
-            f"While {doing}: no usable AWS credentials were found.",
-            hint="Sign in with `aws sso login` or `aws configure`.",
-        ) from error
+    except (foreign.NoCredentialsError, foreign.PartialCredentialsError) as error:
+        raise CredentialsError(f"While {doing}: no usable AWS credentials were found.", hint=SIGN_IN) from error
+    except (
+        foreign.CredentialRetrievalError,
+        foreign.ProfileNotFound,
+        foreign.SSOError,
+        foreign.LoginError,
+        foreign.TokenRetrievalError,
+        foreign.NoAuthTokenError,
+    ) as error:
+        raise CredentialsError(f"While {doing}: the sign-in cannot be used ({error}).", hint=SIGN_IN) from error
     except (foreign.EndpointConnectionError, foreign.HTTPClientError) as error:
         raise CloudError(
             f"While {doing}: the connection failed ({error}).",

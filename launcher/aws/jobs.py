@@ -16,6 +16,12 @@ def describe_job(session: Session, name: str) -> dict[str, Any]:
     return answer
 
 
+def create_job(session: Session, request: dict[str, Any]) -> None:
+    """Send a request as it stands; what a plan makes goes through the estimator instead."""
+    with explained(f"starting job {request['TrainingJobName']}"):
+        session.client("sagemaker").create_training_job(**request)
+
+
 def stop_job(session: Session, name: str) -> None:
     with explained(f"stopping job {name}"):
         session.client("sagemaker").stop_training_job(TrainingJobName=name)

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from launcher.aws.errors import explained
 from launcher.errors import CredentialsError, SiteError
 
 LOCAL_REGION = "us-east-1"
@@ -90,8 +91,10 @@ def open_session(place: str, region: str = "") -> Session:
         from launcher.local.lifecycle import ensure_endpoint
 
         return Session("local", LOCAL_REGION, ensure_endpoint().url, ("local", "local"))
-    session = Session("aws", region or _wanted_region(), os.environ.get("AWS_ENDPOINT_URL", ""))
-    if session.botocore.get_credentials() is None:
+    with explained("looking for AWS credentials"):  # a profile that is not there, a sign-in that has ended
+        session = Session("aws", region or _wanted_region(), os.environ.get("AWS_ENDPOINT_URL", ""))
+        credentials = session.botocore.get_credentials()
+    if credentials is None:
         raise CredentialsError(
             "No AWS credentials were found.",
             hint="Sign in with `aws sso login` or `aws configure`, or run on this machine with --instance local.",

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from launcher import leaks
 from launcher.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def find_violations(operation: str, params: dict[str, Any], service: str = "sage
 
 
 def check_request(request: dict[str, Any]) -> None:
-    """AWS would refuse it with the same words, but only after the upload."""
+    """AWS would refuse it with the same words, but only after the upload; a secret it would take, and show."""
+    leaks.refuse(request, "The request")
     violations = find_violations("CreateTrainingJob", request)
     if violations:
         raise InputError(

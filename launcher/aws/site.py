@@ -6,6 +6,7 @@ import os
 
 from launcher.aws.errors import explained
 from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Session, find_region
+from launcher.aws.site_checks import check_bucket, check_places
 from launcher.aws.stacks import find_stack
 from launcher.errors import SiteError
 from launcher.recipe import Recipe
@@ -44,7 +45,10 @@ def find_site(session: Session, recipe: Recipe) -> Site:
         role, bucket = _complete_from_stack(session, recipe, role, bucket)
     with explained("asking who is signed in"):
         account = session.client("sts").get_caller_identity()["Account"]
-    return Site(account, session.region, bucket, _role_arn(role, account, session.region))
+    site = Site(account, session.region, bucket, _role_arn(role, account, session.region))
+    check_places(recipe, site)
+    check_bucket(session, bucket)
+    return site
 
 
 def stack_name() -> str:

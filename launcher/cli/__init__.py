@@ -24,7 +24,9 @@ exit codes: 0 done, 1 bug, 2 your input, 3 AWS refused, 4 job failed, 5 job stop
 def main(argv: Sequence[str] | None = None) -> int:
     # Modules and service models live to the end; looking through them again and again takes a fifth of a short command.
     gc.set_threshold(100_000)
-    args = make_parser().parse_args(argv)
+    args, unknown = make_parser().parse_known_args(argv)
+    if unknown:
+        args.verb.error(f"unrecognized arguments: {' '.join(unknown)}")  # beside the verb's own flags, not all verbs
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         return run(args)

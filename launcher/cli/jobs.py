@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from launcher.cli.following import INTERRUPTED, follow
+from launcher.cli.following import INTERRUPTED, follow, wait
 from launcher.cli.verbs import add_json, add_verb
-from launcher.errors import JobFailed, JobStopped
 
 if TYPE_CHECKING:
     from launcher.job import Job
@@ -21,12 +20,12 @@ def add_verbs(verbs: Any) -> None:
     logs.add_argument(
         "-f", "--follow", action="store_true", help="go on until the job is over; Ctrl-C leaves it running"
     )
-    wait = add_verb(verbs, "wait", run_wait, "wait until a job is over; the exit code is the job's", "wait my-run")
-    wait.add_argument("--timeout", type=float, help="give up waiting after this many seconds")
+    waiting = add_verb(verbs, "wait", run_wait, "wait until a job is over; the exit code is the job's", "wait my-run")
+    waiting.add_argument("--timeout", type=float, help="give up waiting after this many seconds")
     stop = add_verb(verbs, "stop", run_stop, "stop a job; it saves its adapter so far", "stop my-run")
     fetch = add_verb(verbs, "fetch", run_fetch, "download a job's adapter", "fetch my-run --out adapter/")
     fetch.add_argument("--out", default="", help="folder for the adapter (default: runs/<job>)")
-    for parser in (status, logs, wait, stop, fetch):
+    for parser in (status, logs, waiting, stop, fetch):
         parser.add_argument("name", help="a job's name, or its beginning")
         parser.add_argument(
             "--at", choices=("aws", "local"), help="where to look (default: wherever it was submitted to)"
@@ -70,7 +69,7 @@ def run_logs(args: argparse.Namespace) -> int:
         for line in job.logs():
             emit(line)
         return 0
-    code = follow(job, emit)
+    code, job = follow(job, emit)
     if code == 0:
         job.check(job.state())
     return code
@@ -81,11 +80,7 @@ def run_wait(args: argparse.Namespace) -> int:
 
     job = _attach(args)
     try:
-        state = job.wait(args.timeout)
-    except (JobFailed, JobStopped):
-        if args.json:
-            console.data_json(job.state().describe())
-        raise
+        job, state = wait(job, args.timeout)
     except KeyboardInterrupt:
         console.say(f"{job.name} goes on without you; `launcher wait {job.name}` waits again.")
         return INTERRUPTED
@@ -94,7 +89,8 @@ def run_wait(args: argparse.Namespace) -> int:
         return TIMED_OUT
     if args.json:
         console.data_json(state.describe())
-    else:
+    job.check(state)
+    if not args.json:
         console.print_pairs(state.rows())
     return 0
 

@@ -24,6 +24,7 @@ RECIPE_FLAGS = {
     "max_runtime": "compute.max_runtime",
     "max_wait": "compute.max_wait",
     "spot": "compute.spot",
+    "keep_alive": "compute.keep_alive",
 }
 PATH_FLAGS = {"train", "eval", "test"}
 
@@ -65,7 +66,9 @@ def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
         "recipe", nargs="?", help="a TOML file or a shipped recipe (default: recipe.toml here, else the shipped one)"
     )
     parser.add_argument("--name", help="name of the run (default: the recipe's)")
-    parser.add_argument("--instance", help="local, or a type such as ml.g5.xlarge")
+    parser.add_argument(
+        "--instance", help="local, or a type such as ml.g5.xlarge; several with commas, in the order to try them in"
+    )
     parser.add_argument("--model", help="Hub id, or a folder")
     parser.add_argument("--train", metavar="JSONL", help="training rows")
     parser.add_argument("--eval", metavar="JSONL", help="evaluation rows")
@@ -73,6 +76,9 @@ def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spot", action="store_true", default=None, help="on spot capacity")
     parser.add_argument("--max-runtime", metavar="TIME", help="end the job after this, such as 90m or 4h")
     parser.add_argument("--max-wait", metavar="TIME", help="for spot: end it after this, waiting included")
+    parser.add_argument(
+        "--keep-alive", metavar="TIME", help="keep the instances for the next job, such as 20m; they are billed"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other key, such as lora.r=8"
     )
@@ -165,9 +171,11 @@ def run_submit(args: argparse.Namespace) -> int:
         else:
             console.data(job.name)
             console.say(f"  -> `launcher logs -f {job.name}` follows it")
+        if plan.recipe.compute.on_demand_after_wait:
+            console.say(f"note: without a follower it stays on spot; `launcher wait {job.name}` takes care of the rest")
         return 0
     # a finished run has nothing to follow; what it left is fetched
-    code = follow(job, console.say) if started else 0
+    code, job = follow(job, console.say) if started else (0, job)
     return code if code == INTERRUPTED else finish(job, args.out or Path(plan.recipe.output.dir) / job.name, args.json)
 
 

@@ -17,7 +17,7 @@ def add_verb(verbs: Any, name: str, run: Run, help: str, example: str = "") -> a
         epilog=f"example:\n  launcher {example or name}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, verb=parser)
     return parser
 
 

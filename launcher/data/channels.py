@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.data.rows import CheckedFiles, Fingerprint, check_files
+from launcher.data.rows import CheckedFiles, Fingerprint, check_files, opened, take_digest
 from launcher.data.rows import take_fingerprint as take_fingerprint
 from launcher.errors import DataError, RecipeError
 
@@ -19,7 +19,7 @@ class Upload:
 
     path: Path
     name: str
-    sha256: str
+    digest: str  # BLAKE3: sha256 takes as long as all the checks of a row together
     fingerprint: Fingerprint
 
 
@@ -58,7 +58,7 @@ def rows_channel(name: str, path: Path) -> Channel:
 def make_rows_channel(name: str, checked: CheckedFiles) -> Channel:
     single = len(checked.files) == 1
     uploads = tuple(
-        Upload(file.path, f"{name}.jsonl" if single else file.path.name, file.sha256, file.fingerprint)
+        Upload(file.path, f"{name}.jsonl" if single else file.path.name, file.digest, file.fingerprint)
         for file in checked.files
     )
     return Channel(name, _digest(uploads), uploads, checked.rows, checked.shape)
@@ -93,7 +93,7 @@ def confirm_unchanged(item: Upload, seen: Fingerprint | None = None) -> Fingerpr
     try:
         now = take_fingerprint(item.path)
         doubtful = now != item.fingerprint or now.size <= DIGEST_AGAIN_BYTES
-        same = now == (seen or now) and (not doubtful or digest_file(item.path) == item.sha256)
+        same = now == (seen or now) and (not doubtful or digest_file(item.path) == item.digest)
     except FileNotFoundError:
         same = False
     if not same:
@@ -104,8 +104,8 @@ def confirm_unchanged(item: Upload, seen: Fingerprint | None = None) -> Fingerpr
 
 
 def digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with opened(path) as (descriptor, fingerprint):
+        return take_digest(descriptor, fingerprint.size)
 
 
 def find_rows_files(name: str, path: Path) -> list[Path]:
@@ -152,6 +152,6 @@ def _is_hidden(path: Path, root: Path) -> bool:
 
 def _digest(uploads: tuple[Upload, ...]) -> str:
     if len(uploads) == 1:
-        return uploads[0].sha256
-    listing = "\n".join(f"{upload.sha256} {upload.name}" for upload in uploads)
+        return uploads[0].digest
+    listing = "\n".join(f"{upload.digest} {upload.name}" for upload in uploads)
     return hashlib.sha256(listing.encode()).hexdigest()

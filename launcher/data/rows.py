@@ -6,7 +6,6 @@ line. A large file is shared out over the processors while this process takes it
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import stat
@@ -18,6 +17,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from blake3 import blake3
 
 from container_src.sft.data import Row, RowError, Shape, check_row, parse_row, shape_of
 from launcher.data import quick
@@ -113,11 +114,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """`sha256` is of the very bytes that were checked: the file was the same before and after."""
+    """`digest` is of the very bytes that were checked: the file was the same before and after."""
 
     path: Path
     fingerprint: Fingerprint
-    sha256: str
+    digest: str
     tally: Tally
 
 
@@ -139,7 +140,7 @@ def check_files(channel: str, files: Sequence[Path]) -> CheckedFiles:
 
 
 def digests_of(files: Sequence[CheckedFile]) -> tuple[str, ...]:
-    return tuple(file.sha256 for file in files)
+    return tuple(file.digest for file in files)
 
 
 def shape_in(files: Sequence[CheckedFile]) -> str:
@@ -186,7 +187,7 @@ def check_file(channel: str, path: Path, advance: Advance | None = None) -> Chec
             tally.refuse_line(foreign)
         elif len(parts) < 2 or count_processors() < 2:
             tally = _check_in_turn(descriptor, parts, advance)
-            digest = _digest(descriptor, before.size)
+            digest = take_digest(descriptor, before.size)
         else:
             tally, digest = _check_at_once(descriptor, parts, before.size, advance)
         after = take_fingerprint(path)
@@ -240,7 +241,7 @@ def _check_at_once(descriptor: int, parts: Sequence[range], size: int, advance: 
     context = multiprocessing.get_context("fork")
     workers = min(count_processors(), len(parts))
     tally, digests = Tally(), list[str]()
-    digesting = threading.Thread(target=lambda: digests.append(_digest(descriptor, size)), daemon=True)
+    digesting = threading.Thread(target=lambda: digests.append(take_digest(descriptor, size)), daemon=True)
     try:
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             waiting = [pool.submit(check_part, descriptor, part) for part in parts]
@@ -265,8 +266,8 @@ def count_processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _digest(descriptor: int, size: int) -> str:
-    digest = hashlib.sha256()
+def take_digest(descriptor: int, size: int) -> str:
+    digest = blake3()
     for offset in range(0, size, DIGEST_BYTES):
         digest.update(os.pread(descriptor, DIGEST_BYTES, offset))
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from launcher.errors import RecipeError
 
 ChannelName = Literal["", "train", "eval", "test"]
 Format = Literal["", "csv", "tsv", "json", "jsonl", "parquet"]
-CHANNELS = ("train", "eval", "test")
+CHANNELS: tuple[ChannelName, ...] = ("train", "eval", "test")
 
 
 @dataclass(frozen=True)

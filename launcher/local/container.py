@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 Document = dict[str, Any]
 
+CHANNELS = "/opt/ml/input/data"
 BUNDLE_HYPERPARAMETER = "sagemaker_submit_directory"
 DEFAULT_CHECKPOINT_PATH = "/opt/ml/checkpoints"
 
@@ -104,9 +107,21 @@ def write_config(tree: Tree, document: Document, bundle: Path | None) -> None:
 
 
 def find_bundle_uri(document: Document) -> str | None:
-    """The s3:// address of sourcedir.tar.gz; the SDK sends hyperparameters as JSON, others as they are."""
+    """The s3:// address of sourcedir.tar.gz; the SDK sends hyperparameters as JSON, others as they are.
+
+    A job in network isolation names the file in a channel instead, which is fetched from where the channel lies.
+    """
     value = document.get("HyperParameters", {}).get(BUNDLE_HYPERPARAMETER, "").strip('"')
+    for channel in document.get("InputDataConfig", ()):
+        if value.startswith(f"{CHANNELS}/{channel['ChannelName']}/"):
+            value = channel["DataSource"].get("S3DataSource", {}).get("S3Uri", "")
     return value if value.startswith("s3://") else None
+
+
+def wait_left_s(document: Document) -> float:
+    """What is left of MaxWaitTimeInSeconds, which counts a spot job's waiting and running together."""
+    limit_s: float = document.get("StoppingCondition", {}).get("MaxWaitTimeInSeconds", math.inf)
+    return float(document["CreationTime"]) + limit_s - time.time()
 
 
 def make_command(document: Document) -> list[str]:

@@ -11,11 +11,12 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock, Thread
 
-from launcher.local.jobs import Document, JobBook, RunnerId
+from launcher.local.jobs import TERMINAL, Document, JobBook, RunnerId, UnknownJob
 from launcher.local.json_protocol import validation_error
 from launcher.local.processes import (
     identify_child,
@@ -56,12 +57,22 @@ def make_runner_command(root: Path, endpoint_url: str, settings: Settings) -> Ru
 class Dispatcher:
     """One thread that starts and buries runners; requests of other threads come in under the same lock."""
 
-    def __init__(self, book: JobBook, root: Path, jobs_at_once: int, command: RunnerCommand) -> None:
+    def __init__(
+        self,
+        book: JobBook,
+        root: Path,
+        jobs_at_once: int,
+        command: RunnerCommand,
+        announce: Callable[[str], None] = lambda job: None,
+    ) -> None:
+        """`announce` is told every job that has ended."""
         self._book = book
+        self._announce = announce
         self._root = root
         self._jobs_at_once = jobs_at_once
         self._command = command
         self._watched: dict[str, Watch] = {}
+        self._buried: list[str] = []
         self._lock = RLock()
         self._closing = False
         self._selector = selectors.DefaultSelector()
@@ -126,6 +137,9 @@ class Dispatcher:
 
     def _reconcile(self) -> None:
         """Make what runs agree with the book. It may fail half-way; the next time goes on from there."""
+        while self._buried:
+            self._announce_end(self._buried[0])
+            del self._buried[0]
         for document in [] if self._closing else self._book.unfinished():
             job = document["TrainingJobName"]
             if job in self._watched:
@@ -188,6 +202,13 @@ class Dispatcher:
         del self._watched[watch.job]
         if watch.child:
             watch.child.wait()
+        self._buried.append(watch.job)
+
+    def _announce_end(self, job: str) -> None:
+        """Of a job whose runner has ended; one without a result gets it, and is announced, when that is settled."""
+        with suppress(UnknownJob):  # deleted already
+            if self._book.get(job)["TrainingJobStatus"] in TERMINAL:
+                self._announce(job)
 
     def _settle(self, job: str, runner: RunnerId) -> None:
         """A job without a result whose runner has ended will not get one."""
@@ -203,9 +224,11 @@ class Dispatcher:
     def _fail(self, job: str, reason: str) -> None:
         reason = reason[:MAX_REASON]
         self._book.transition(job, "Failed", "Failed", "Training job failed", FailureReason=reason)
+        self._announce(job)
 
     def _stop_waiting(self, job: str) -> None:
         self._book.transition(job, "Stopped", "Stopped", "Training job stopped before it started")
+        self._announce(job)
 
     def _nudge(self, runner: RunnerId) -> None:
         """Make the runner read what is asked of it.

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import RLock
 from typing import Any, Literal
 
+from launcher.local.database import Database
 from launcher.local.processes import ProcessId
 
 Document = dict[str, Any]
@@ -41,20 +39,11 @@ class UnknownJob(Exception):
     """No job of this name."""
 
 
-class JobBook:
+class JobBook(Database):
     """Safe for several threads, and for several processes at once: each change is one transaction."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = RLock()
-        self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute(SCHEMA)
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        super().__init__(path, SCHEMA)
 
     # The Describe document
 
@@ -163,23 +152,6 @@ class JobBook:
         return dict(_load(self._column(name, "tags")))
 
     # SQLite
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing; inside another transaction it is a part of that one."""
-        with self._lock:
-            if self._db.in_transaction:
-                yield self._db
-                return
-            # IMMEDIATE: a transaction that reads first and writes later fails at once, whatever the timeout,
-            # if another process wrote in between.
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
 
     def _row(self, name: str, columns: str) -> tuple[Any, ...]:
         with self._lock:

@@ -6,6 +6,7 @@ import base64
 import json
 import uuid
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -90,3 +91,13 @@ def decode_token(token: str, count: int, *, code: str = "ValidationException") -
     if not isinstance(parts, list) or len(parts) != count:
         raise ApiError(code, "The pagination token is not valid.")
     return parts
+
+
+def read_time(value: Any) -> float:
+    """A timestamp of the wire: epoch seconds by the protocol, but ISO 8601 is accepted too."""
+    if isinstance(value, int | float):
+        return float(value)
+    try:
+        return datetime.fromisoformat(str(value)).timestamp()
+    except ValueError as error:
+        raise ApiError("SerializationException", f"{value!r} is not a timestamp.") from error

@@ -52,6 +52,8 @@ class EndpointStatus:
     endpoint: Endpoint
     uptime_s: float
     jobs: dict[str, int]
+    schedules: int
+    next_firing: str | None
     disk_bytes: int
     memory_bytes: int
     is_moto_loaded: bool
@@ -79,7 +81,7 @@ def stop_endpoint() -> bool:
 
 
 def reset(*, force: bool = False) -> None:
-    """End the endpoint and forget its jobs, logs and objects; a job that still lives only by force."""
+    """End the endpoint and forget its jobs, schedules, logs and objects; a job that still lives only by force."""
     root = local_root()
     with _one_at_a_time():
         live = [name for name, _ in _list_unfinished(root)]
@@ -103,6 +105,8 @@ def find_status() -> EndpointStatus | None:
         endpoint=_make_endpoint(root, card),
         uptime_s=health["uptime_s"],
         jobs=health["jobs"],
+        schedules=health["schedules"]["count"],
+        next_firing=health["schedules"]["next_firing"],
         disk_bytes=_measure_folder(root),
         memory_bytes=find_memory(card.process.pid),
         is_moto_loaded=health["is_moto_loaded"],
@@ -111,15 +115,25 @@ def find_status() -> EndpointStatus | None:
 
 def interrupt_job(name: str) -> None:
     """Play a spot interruption of a job on the running endpoint."""
+    _ask(f"Interrupting {name}", "POST", f"/_local/jobs/{name}/interrupt")
+
+
+def list_executions(group: str = "", name: str = "") -> list[dict[str, Any]]:
+    """What became of the firings of one schedule, or of all, oldest first; AWS itself has no such list."""
+    path = "/_local/executions" + (f"/{group}/{name}" if name else "")
+    return list(_ask("Listing firings", "GET", path)["executions"])
+
+
+def _ask(doing: str, method: str, path: str) -> dict[str, Any]:
     endpoint = find_endpoint()
     if endpoint is None:
         raise LocalEndpointError(
-            f"Interrupting {name}: the local endpoint is not running.",
-            hint="Start it with: launcher local up",
+            f"{doing}: the local endpoint is not running.", hint="Start it with: launcher local up"
         )
-    status, answer = _request(endpoint.port, "POST", f"/_local/jobs/{name}/interrupt")
+    status, answer = _request(endpoint.port, method, path)
     if status != 200:
-        raise LocalEndpointError(f"Interrupting {name}: {answer.get('message', status)}")
+        raise LocalEndpointError(f"{doing}: {answer.get('message', status)}")
+    return answer
 
 
 # Finding

@@ -228,7 +228,7 @@ class JobRunner:
         self._raise_if_stopping()
         ending, kill_at = Ending.BY_ITSELF, math.inf
         began = time.monotonic()
-        limit_at = began + self._max_runtime_s - self._trained_s
+        limit_at = began + min(self._max_runtime_s - self._trained_s, container.wait_left_s(self._document))
         look_at = began
         lines = LineSplitter()
         with _short_link(tree.temporary) as temporary:
@@ -330,6 +330,9 @@ class JobRunner:
     def _conclude(self, tree: Tree, result: Result, log: JobLog, fields: dict[str, Any]) -> None:
         if self._is_stopping():
             self._finish("Stopped", "Stopped", "The job was stopped.", **fields)
+        elif result.ending is Ending.LIMIT and container.wait_left_s(self._document) <= 0:
+            message = "The job took longer than MaxWaitTimeInSeconds, with its waiting, and was stopped."
+            self._finish("Stopped", "MaxWaitTimeExceeded", message, **fields)
         elif result.ending is Ending.LIMIT:
             message = f"The job ran longer than MaxRuntimeInSeconds ({self._max_runtime_s}) and was stopped."
             self._finish("Stopped", "MaxRuntimeExceeded", message, **fields)

@@ -1,6 +1,6 @@
 """The endpoint itself: one port on the loopback interface that answers as AWS does.
 
-Training jobs, their logs and S3 are our own; moto answers for every other service.
+Training jobs, their logs, schedules and S3 are our own; moto answers for every other service.
 """
 
 from __future__ import annotations
@@ -39,9 +39,15 @@ from launcher.local.json_protocol import (
     parse_document,
     read_body,
 )
+from launcher.local.moto_parts import MotoParts
 from launcher.local.processes import ProcessId
+from launcher.local.rest_protocol import parse_request
 from launcher.local.s3 import S3Service
+from launcher.local.schedule_routes import ScheduleRoutes
+from launcher.local.schedules import Schedules
+from launcher.local.scheduling import Scheduling
 from launcher.local.settings import Settings, load_settings
+from launcher.local.state_changes import StateChanges
 from launcher.local.store import ObjectStore
 from launcher.local.training import TrainingJobs
 from launcher.local.wsgi_server import LoopbackServer
@@ -128,11 +134,13 @@ class Router:
         self,
         training: TrainingJobs,
         logs: TrainingLogs,
+        schedules: Schedules,
         s3: WSGIApplication,
         admin: WSGIApplication,
         moto: WSGIApplication,
     ) -> None:
         self._parts: dict[str, TrainingJobs | TrainingLogs] = {"SageMaker": training, "Logs_20140328": logs}
+        self._schedules = schedules
         self._s3 = s3
         self._admin = admin
         self._moto = moto
@@ -145,8 +153,11 @@ class Router:
                 return self._admin(environ, start_response)
             if target in self._parts:
                 return self._answer_json(self._parts[target], operation, environ, start_response)
-            if _is_for_s3(environ):
+            scope = _find_scope(environ)
+            if scope == "s3":
                 return self._s3(environ, start_response)
+            if scope == self._schedules.service:
+                return answer(start_response, self._schedules.call(*parse_request(scope, environ)))
         except ApiError as error:
             return answer_error(start_response, error)
         return self._moto(environ, start_response)
@@ -178,16 +189,17 @@ def _check_origin(environ: WSGIEnvironment) -> None:
         raise ApiError("AccessDeniedException", f"The origin {origin!r} is not this machine.", 403)
 
 
-def _is_for_s3(environ: WSGIEnvironment) -> bool:
-    """By the credential scope of its signature; without a signature, reading is S3's."""
+def _find_scope(environ: WSGIEnvironment) -> str:
+    """The service in the credential scope of its signature; without a signature, reading is S3's."""
     authorization = environ.get("HTTP_AUTHORIZATION", "")
     if authorization.startswith("AWS "):
-        return True  # the signature of version 2, which only S3 still has
+        return "s3"  # the signature of version 2, which only S3 still has
     signed = authorization or _find_query_credential(environ["QUERY_STRING"])
     if not signed:
-        return environ["REQUEST_METHOD"] in ("GET", "HEAD") and "HTTP_X_AMZ_TARGET" not in environ
+        is_reading = environ["REQUEST_METHOD"] in ("GET", "HEAD") and "HTTP_X_AMZ_TARGET" not in environ
+        return "s3" if is_reading else ""
     scope = SCOPE.search(signed)
-    return scope is not None and scope[1] == "s3"
+    return scope[1] if scope else ""
 
 
 def _find_query_credential(query: str) -> str:
@@ -200,18 +212,28 @@ def _find_query_credential(query: str) -> str:
 class Admin:
     """The endpoint's own routes, for the launcher's commands."""
 
-    def __init__(self, root: Path, settings: Settings, book: JobBook, dispatcher: Dispatcher, moto: Moto) -> None:
+    def __init__(
+        self,
+        root: Path,
+        settings: Settings,
+        book: JobBook,
+        dispatcher: Dispatcher,
+        schedules: ScheduleRoutes,
+        moto: Moto,
+    ) -> None:
         self._root = root
         self._settings = settings
         self._book = book
         self._dispatcher = dispatcher
+        self._schedules = schedules
         self._moto = moto
         self._began = time.monotonic()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         route = (environ["REQUEST_METHOD"], *environ["PATH_INFO"].split("/")[2:])
         try:
-            return answer(start_response, self._answer(route))
+            found = self._schedules.answer(route, environ)
+            return answer(start_response, self._answer(route) if found is None else found)
         except UnknownJob as error:
             refusal = ApiError("ValidationException", f"There is no job {error}.", 404)
             return answer_error(start_response, refusal)
@@ -239,6 +261,7 @@ class Admin:
             "settings": asdict(self._settings),
             "uptime_s": round(time.monotonic() - self._began, 3),
             "jobs": Counter(job["TrainingJobStatus"] for job in self._book.all()),
+            "schedules": self._schedules.describe(),
             "is_moto_loaded": self._moto.is_loaded,
         }
 
@@ -263,11 +286,14 @@ class LocalServer:
         moto = Moto(s3, self._store.create_bucket)
         self._http = LoopbackServer(port, lambda *request: self._router(*request))
         command = runner_command or make_runner_command(root, self.url, settings)
-        self._dispatcher = Dispatcher(self._book, root, settings.jobs_at_once, command)
+        self._changes = StateChanges(self._book, MotoParts(settings), settings)
+        announce = self._changes.announce
+        self._dispatcher = Dispatcher(self._book, root, settings.jobs_at_once, command, announce)
         training = TrainingJobs(self._book, self._dispatcher, settings)
         logs = TrainingLogs(root / "logs", settings)
-        admin = Admin(root, settings, self._book, self._dispatcher, moto)
-        self._router = Router(training, logs, s3, admin, moto)
+        self._scheduling = Scheduling(root, settings, training, self._book)
+        admin = Admin(root, settings, self._book, self._dispatcher, self._scheduling.routes, moto)
+        self._router = Router(training, logs, self._scheduling.operations, s3, admin, moto)
         self._thread = Thread(target=self._http.serve_forever, name="http", daemon=True)
 
     @property
@@ -280,13 +306,16 @@ class LocalServer:
 
     def start(self) -> None:
         self._dispatcher.start()
+        self._scheduling.start()
         self._thread.start()
 
     def close(self) -> None:
         """Answer what is being asked, and leave the runners to themselves."""
         self._http.shutdown()
         self._http.wait_until_idle(LAST_ANSWERS_S)
+        self._scheduling.close()
         self._dispatcher.close()
+        self._changes.close()
         self._http.server_close()
         self._store.close()
         self._book.close()

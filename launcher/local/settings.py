@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ class Settings:
     port: int = 0  # 0: the port of last time while it is free, else any free one
     region: str = "us-east-1"
     account: str = "123456789012"
+    clock: str = ""  # a time at which the clock of schedules stands until a test moves it; empty: this machine's clock
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -29,11 +31,12 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         jobs_at_once=_read(environment, "LAUNCHER_LOCAL_JOBS", int, Settings.jobs_at_once, minimum=1),
         grace_s=_read(environment, "LAUNCHER_LOCAL_GRACE_S", float, Settings.grace_s, minimum=0),
         port=_read(environment, "LAUNCHER_LOCAL_PORT", int, Settings.port, minimum=0),
+        clock=_read_clock(environment.get("LAUNCHER_LOCAL_CLOCK", "")),
     )
 
 
 def local_root() -> Path:
-    """The folder that holds the endpoint's jobs, logs and objects."""
+    """The folder that holds the endpoint's jobs, schedules, logs and objects."""
     return state_home() / "local"
 
 
@@ -55,6 +58,18 @@ def _read(
     if not minimum <= number < float("inf"):
         raise _senseless(name, text, minimum)
     return number
+
+
+def _read_clock(text: str) -> str:
+    try:
+        if text and datetime.fromisoformat(text).tzinfo is None:
+            raise ValueError("it has no zone")
+    except ValueError as error:
+        raise LocalEndpointError(
+            f"Reading the local endpoint's settings: LAUNCHER_LOCAL_CLOCK={text!r} is no time: {error}.",
+            hint="Unset LAUNCHER_LOCAL_CLOCK, or write it as in 2026-03-02T00:00:00Z.",
+        ) from error
+    return text
 
 
 def _senseless(name: str, text: str, minimum: float) -> LocalEndpointError:

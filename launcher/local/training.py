@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Any, Protocol
 
 from launcher.local.jobs import TERMINAL, Document, JobBook, NameTaken, UnknownJob
@@ -15,6 +14,7 @@ from launcher.local.json_protocol import (
     check_params,
     decode_token,
     encode_token,
+    read_time,
     validation_error,
 )
 from launcher.local.settings import Settings
@@ -172,6 +172,7 @@ def _make_document(params: Params, arn: str) -> Document:
         "OutputDataConfig": {"KmsKeyId": "", "CompressionType": "GZIP"} | output,
         "StoppingCondition": {"MaxRuntimeInSeconds": DEFAULT_MAX_RUNTIME_S} | limits,
         "InputDataConfig": [_fill_channel(channel) for channel in params.get("InputDataConfig") or []],
+        "ResourceConfig": _select_type(params["ResourceConfig"]),
         "EnableNetworkIsolation": params.get("EnableNetworkIsolation") or False,
         "EnableInterContainerTrafficEncryption": params.get("EnableInterContainerTrafficEncryption") or False,
         "EnableManagedSpotTraining": params.get("EnableManagedSpotTraining") or False,
@@ -210,14 +211,38 @@ def _check_resources(params: Params) -> None:
     resources = params.get("ResourceConfig")
     if not resources:
         raise validation_error("ResourceConfig is required.")
+    _check_preferences(resources)
     ways = [key for key in ("InstanceType", "InstanceGroups", "InstancePreferences") if resources.get(key)]
     if not ways:
         raise validation_error("ResourceConfig needs InstanceType, InstanceGroups or InstancePreferences.")
+    if len(ways) > 1:
+        raise validation_error(f"{' and '.join(ways)} are mutually exclusive in ResourceConfig.")
     spot = params.get("EnableManagedSpotTraining")
     if spot and resources.get("KeepAlivePeriodInSeconds"):
         raise validation_error("KeepAlivePeriodInSeconds cannot be used with managed spot training.")
     if spot and "InstancePreferences" in ways:
         raise validation_error("InstancePreferences cannot be used with managed spot training.")
+
+
+def _check_preferences(resources: dict[str, Any]) -> None:
+    if read_only := [key for key in resources if key.startswith("Selected")]:
+        raise validation_error(f"{read_only[0]} is read-only.")
+    preferences = resources.get("InstancePreferences") or []
+    if twice := _find_twice([choice["InstanceType"] for choice in preferences]):
+        raise validation_error(f"An instance type can appear only once in InstancePreferences: {twice}.")
+    counted = [choice for choice in preferences if choice.get("InstanceCount") is not None]
+    for_all = resources.get("InstanceCount") is not None
+    if preferences and (len(counted) not in (0, len(preferences)) or for_all == bool(counted)):
+        raise validation_error("Give InstanceCount in ResourceConfig, or in each of InstancePreferences, and not both.")
+
+
+def _select_type(resources: dict[str, Any]) -> dict[str, Any]:
+    """The first choice is always to be had on this machine."""
+    if not resources.get("InstancePreferences"):
+        return resources
+    first = resources["InstancePreferences"][0]
+    count = first.get("InstanceCount", resources.get("InstanceCount"))
+    return resources | {"SelectedInstanceType": first["InstanceType"], "SelectedInstanceCount": count}
 
 
 def _check_limits(params: Params) -> None:
@@ -277,17 +302,7 @@ def _select(jobs: list[Document], params: Params) -> Iterable[Document]:
 def _is_within(job: Document, field: str, params: Params) -> bool:
     after, before = params.get(f"{field}After"), params.get(f"{field}Before")
     time_s: float = job[field]
-    return (after is None or time_s > _read_time(after)) and (before is None or time_s < _read_time(before))
-
-
-def _read_time(value: Any) -> float:
-    """A timestamp of the wire: epoch seconds by the protocol, but ISO 8601 is accepted too."""
-    if isinstance(value, int | float):
-        return float(value)
-    try:
-        return datetime.fromisoformat(str(value)).timestamp()
-    except ValueError as error:
-        raise ApiError("SerializationException", f"{value!r} is not a timestamp.") from error
+    return (after is None or time_s > read_time(after)) and (before is None or time_s < read_time(before))
 
 
 def _checked_place(place: list[Any], token_field: str, field: str) -> tuple[Any, str]:

@@ -180,9 +180,9 @@ FAULTS: dict[str, Fault] = {
     ),
     "a full disk": (_full_disk, SMOKE, "The disk is full. Raise the volume size"),
     "a checkpoint of other data": (_checkpoint_of_other_data, SMOKE, "belongs to another recipe"),
-    "a secret that is not there": (_nothing, _at_hub("opened/model", token_secret="lost"), "from the secret lost"),
+    "a secret that is not there": (_nothing, _at_hub("opened/model", hf_token_secret="lost"), "from the secret lost"),
     # last, since the token stays in the environment of the process that runs them all
-    "a model without files": (_nothing, _at_hub("opened/model", token_secret="hub-token"), "opened/model"),
+    "a model without files": (_nothing, _at_hub("opened/model", hf_token_secret="hub-token"), "opened/model"),
 }
 
 

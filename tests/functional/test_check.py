@@ -187,3 +187,10 @@ def test_a_file_touched_while_it_is_sent_is_not_trusted(tmp_path: Path) -> None:
     os.utime(path, ns=(0, 0))
     with pytest.raises(DataError, match="changed after it was checked"):
         confirm_unchanged(upload, seen)
+
+
+def test_an_unknown_flag_is_shown_beside_the_verbs_own(launch) -> None:
+    done = launch("check", "--smoke")
+    assert done.returncode == 2
+    assert "usage: launcher check" in done.stderr and "--tokenizer" in done.stderr
+    assert "unrecognized arguments: --smoke" in done.stderr

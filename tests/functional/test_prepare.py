@@ -54,10 +54,16 @@ def test_what_is_prepared_is_what_a_plan_takes_and_the_words_to_submit_it_are_sa
     assert uris[0] == uris[1]
 
 
-def test_ready_channels_are_not_prepared(launch) -> None:
-    done = launch("prepare", "qwen2.5-1.5b-medical")
-    assert done.returncode == 2
-    assert "its channels are ready" in done.stderr
+def test_ready_channels_lose_their_repeats_and_what_they_share(launch, write_rows, tmp_path: Path) -> None:
+    train = write_rows("train.jsonl", [{"text": text} for text in ("one", "two", "two", "three")])
+    held_out = write_rows("eval.jsonl", [{"text": text} for text in ("three", "four")])
+    (tmp_path / "my.toml").write_text(f'[data]\ntrain = "{train.name}"\neval = "{held_out.name}"\n')
+    done = launch("prepare", "my.toml", "--json", "--out", "clean")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["dropped"] == {"duplicate": 2}
+    rows = {name: (tmp_path / "clean" / f"{name}.jsonl").read_text().count("\n") for name in ("train", "eval")}
+    assert rows == {"train": 3, "eval": 1}
+    assert '"four"' in (tmp_path / "clean" / "eval.jsonl").read_text()
 
 
 def test_sources_in_s3_are_fetched_first(launch, endpoint, tmp_path: Path) -> None:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from botocore import xform_name
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ProfileNotFound,
+    ReadTimeoutError,
+    UnauthorizedSSOTokenError,
+)
 
-from launcher.aws.errors import TABLE, explained
+import launcher
+from launcher.aws.errors import STATED_DEFAULT, TABLE, explained
+from launcher.aws.shapes import load_service
 from launcher.errors import CloudError, CredentialsError, LauncherError, RunError, SiteError, UnknownJob
 
 
@@ -32,8 +43,22 @@ def client_error(code: str, message: str = "") -> ClientError:
         (client_error("ValidationException", "The job is in status Completed."), RunError, 2),
         (client_error("AccessDenied", "no s3:PutObject"), SiteError, 3),
         (client_error("AuthorizationHeaderMalformed", "expecting eu-west-1"), SiteError, 3),
+        (client_error("ServiceQuotaExceededException", "schedules"), CloudError, 3),
+        (client_error("ConflictException", "exists"), CloudError, 3),
+        (client_error("ValidationException", "The subnet ID 'subnet-1' does not exist"), SiteError, 3),
+        (client_error("ValidationException", "KMS key x"), SiteError, 3),
+        (client_error("ResourceNotFound", "no such job"), UnknownJob, 2),
+        (client_error("AccessDeniedException", "not authorized to perform: sagemaker:AddTags"), SiteError, 3),
+        (client_error("KMS.DisabledException", "key is disabled"), SiteError, 3),
+        (client_error("OptInRequired", ""), SiteError, 3),
+        (client_error("RequestTimeTooSkewed", ""), CredentialsError, 3),
+        (client_error("InternalFailure", ""), CloudError, 3),
+        (client_error("InvalidObjectState", ""), SiteError, 3),
+        (client_error("NoSuchKey", ""), CloudError, 3),
         (client_error("NeverSeenBefore", "hm"), CloudError, 3),
         (NoCredentialsError(), CredentialsError, 3),
+        (ProfileNotFound(profile="absent"), CredentialsError, 3),
+        (UnauthorizedSSOTokenError(), CredentialsError, 3),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), CloudError, 3),
         (ReadTimeoutError(endpoint_url="http://127.0.0.1:1"), CloudError, 3),
     ],
@@ -61,6 +86,63 @@ def test_every_row_of_the_table_can_be_reached_and_has_a_fix() -> None:
     }
     assert [row for row in TABLE if row not in reached] == []
     assert all(row.hint for row in TABLE)
+
+
+# what the code calls beside `client("service").operation(...)`: paginators, waiters, transfers, fields
+OPERATIONS = {
+    "sagemaker": {"CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "ListTrainingJobs"},
+    "s3": {
+        "HeadBucket", "HeadObject", "GetObject", "PutObject", "DeleteObject", "ListObjectsV2", "CreateMultipartUpload",
+        "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload",
+    },
+    "logs": {"DescribeLogStreams", "GetLogEvents"},
+    "sts": {"GetCallerIdentity"},
+    "secretsmanager": {"GetSecretValue"},
+    "iam": {"GetRole", "SimulatePrincipalPolicy"},
+    "cloudformation": {"CreateChangeSet", "DescribeChangeSet", "ExecuteChangeSet", "DescribeStacks", "DeleteStack"},
+    "service-quotas": {"ListServiceQuotas", "GetServiceQuota"},
+    "pricing": {"GetProducts"},
+    "ecr": {"DescribeImages"},
+    "scheduler": {"CreateSchedule", "GetSchedule", "UpdateSchedule", "DeleteSchedule", "ListSchedules"},
+    "sqs": {"ReceiveMessage"},
+    "sns": {"Publish", "Subscribe"},
+}  # fmt: skip
+
+
+def called_operations() -> dict[str, set[str]]:
+    """The table above, and every call that stands in the code in one piece."""
+    found = {service: set(names) for service, names in OPERATIONS.items()}
+    for path in Path(launcher.__file__).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        for service, method in re.findall(r'client\("([a-z0-9-]+)"\)\.([a-z0-9_]+)\(', text):
+            names = {xform_name(name): name for name in load_service(service).operation_names}
+            if method in names:
+                found.setdefault(service, set()).add(names[method])
+    return found
+
+
+def is_explained(code: str) -> bool:
+    return code in STATED_DEFAULT or any(re.fullmatch(row.code, code) and not row.text for row in TABLE)
+
+
+def test_every_error_of_every_operation_we_call_has_a_row_or_a_stated_default() -> None:
+    missing = []
+    for service, operations in called_operations().items():
+        for operation in sorted(operations):
+            for shape in load_service(service).operation_model(operation).error_shapes:
+                code = shape.metadata.get("error", {}).get("code") or shape.name
+                if not is_explained(code):
+                    missing.append(f"{service}:{operation} {code}")
+    assert missing == []
+
+
+def test_every_code_that_botocore_retries_as_throttling_asks_for_patience() -> None:
+    from botocore.retries.standard import ThrottledRetryableChecker
+
+    for code in ThrottledRetryableChecker._THROTTLED_ERROR_CODES:
+        with pytest.raises(CloudError) as caught, explained("asking"):
+            raise client_error(code)
+        assert "fewer calls" in caught.value.hint, code
 
 
 def test_our_own_errors_pass_untouched() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import launcher
 
 PACKAGE = Path(launcher.__file__).parent
-LEAVES = {"errors", "home", "progress", "images", "instances", "gpu", "tables"}
+LEAVES = {"cron", "errors", "home", "progress", "images", "instances", "gpu", "leaks", "tables"}
 # module or package -> what it may import beside the leaves
 ALLOWED = {
     "__init__": {"job", "plan", "recipe", "request", "submission"},
@@ -21,6 +21,7 @@ ALLOWED = {
         "cli",
         "console",
         "data",
+        "fallback",
         "job",
         "ledger",
         "plan",
@@ -36,16 +37,20 @@ ALLOWED = {
         "templates",
     },
     "console": {"data", "job", "recipe", "results"},
-    "submission": {"aws", "data", "hub", "job", "ledger", "plan", "request", "runs"},
+    "submission": {"aws", "data", "fallback", "hub", "job", "ledger", "plan", "request", "runs"},
+    "fallback": {"aws", "job", "ledger", "plan", "request", "runs"},
     "bootstrap": {"aws", "templates"},
     "templates": set(),
     "runs": {"aws", "job", "plan", "request"},
     "job": {"aws", "ledger", "results"},
     "results": {"aws", "results"},
-    "plan": {"bundle", "data", "recipe"},
-    "request": {"data", "plan", "signal_shim"},
+    "plan": {"base_model", "bundle", "compute", "data", "isolation", "recipe"},
+    "base_model": {"recipe"},
+    "isolation": {"recipe"},
+    "request": {"compute", "data", "plan", "signal_shim"},
+    "compute": {"recipe_sections"},
     "preparation": {"aws", "data", "recipe"},
-    "recipe": {"data", "recipe_sections", "recipe_values"},
+    "recipe": {"compute", "data", "recipe_sections", "recipe_values"},
     "recipe_sections": {"data"},
     "recipe_values": {"data", "recipe_sections"},
     "data": {"data", "hub"},
@@ -53,23 +58,26 @@ ALLOWED = {
     "ledger": set(),
     "hub": set(),
     "signal_shim": set(),
+    "cron": set(),
     "errors": set(),
     "home": set(),
     "progress": set(),
     "images": set(),
     "instances": set(),
     "gpu": set(),
+    "leaks": set(),
     "tables": set(),
     "aws": {"aws", "data", "plan", "recipe", "request"},
     "local": {"local"},
 }
 # One arrow each, for one module each: the session starts the endpoint, and both sides hold requests against botocore.
-EXCEPTIONS = {("aws/session", "local"), ("local/json_protocol", "aws")}
+EXCEPTIONS = {("aws/session", "local"), ("local/json_protocol", "aws"), ("local/rest_protocol", "aws")}
 BRIDGES = {
     "recipe": {"config"},
     "recipe_sections": {"config"},
     "recipe_values": {"config"},
     "plan": {"config"},
+    "base_model": {"architectures"},
     "request": {"config"},
     "data": {"config", "data", "failure", "model", "stand_in", "steps"},
     "submission": {"architectures"},

@@ -1,0 +1,164 @@
+"""How a job ended: what status shows, which fix is named, which exit code comes of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from botocore.stub import Stubber
+
+from launcher.aws.jobs import describe_job
+from launcher.aws.reasons import REASONS, find_fix
+from launcher.aws.session import Session
+from launcher.cli import following
+from launcher.errors import CloudError, CredentialsError, JobFailed, JobStopped
+from launcher.job import Job, JobState
+
+NAME = "mine-20260102-000000"
+BEGAN = datetime(2026, 1, 2, tzinfo=UTC)
+LONG = "AlgorithmError: ExecuteUserScriptError:\nExitCode 137\nErrorMessage"
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session("aws", "us-east-1", credentials=("key", "secret"))
+
+
+def description(status: str, secondary: str = "", name: str = NAME, **fields: Any) -> dict[str, Any]:
+    algorithm = {"TrainingImage": "image", "TrainingInputMode": "File"}
+    return {
+        "TrainingJobName": name,
+        "TrainingJobArn": f"arn:aws:sagemaker:us-east-1:123456789012:training-job/{name}",
+        "ModelArtifacts": {"S3ModelArtifacts": "s3://b/launcher/output/model.tar.gz"},
+        "TrainingJobStatus": status,
+        "SecondaryStatus": secondary or status,
+        "AlgorithmSpecification": algorithm,
+        "ResourceConfig": {"InstanceType": "ml.g5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
+        "CreationTime": BEGAN,
+    } | fields
+
+
+def state_of(session: Session, answer: dict[str, Any]) -> JobState:
+    with Stubber(session.client("sagemaker")) as stubber:
+        stubber.add_response("describe_training_job", answer, {"TrainingJobName": NAME})
+        return Job(NAME, session).state()
+
+
+def step(status: str) -> dict[str, Any]:
+    return {"Status": status, "StartTime": BEGAN, "StatusMessage": status}
+
+
+def test_status_of_a_spot_job_shows_interruptions_billing_saving_and_dollars(session: Session) -> None:
+    answer = description(
+        "Completed",
+        EnableManagedSpotTraining=True,
+        TrainingTimeInSeconds=3000,
+        BillableTimeInSeconds=900,
+        SecondaryStatusTransitions=[step(name) for name in ("Training", "Interrupted", "Training", "Interrupted")],
+    )
+    state = state_of(session, answer)
+    rows = dict(state.rows(price_per_h=1.408))
+    assert rows["spot"] == "2 interruptions"
+    assert rows["time"] == "3,000 s, 900 s billed, 70% saved"
+    assert rows["cost"] == "$0.35 at $1.408 an hour"
+    assert "cost" not in dict(state.rows())
+    assert state.describe()["interruptions"] == 2
+
+
+def test_status_shows_the_type_that_aws_chose_else_all_of_them(session: Session) -> None:
+    preferences = [{"InstanceType": "ml.g5.xlarge"}, {"InstanceType": "ml.g6.xlarge"}]
+    waiting = {"InstanceCount": 1, "VolumeSizeInGB": 30, "InstancePreferences": preferences}
+    chosen = waiting | {"SelectedInstanceType": "ml.g6.xlarge", "SelectedInstanceCount": 1}
+    before = state_of(session, description("InProgress", "Pending", ResourceConfig=waiting))
+    after = state_of(session, description("InProgress", "Training", ResourceConfig=chosen))
+    assert (before.instance, after.instance) == ("ml.g5.xlarge,ml.g6.xlarge", "ml.g6.xlarge")
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("CapacityError: Unable to provision requested ML compute capacity", "--instance ml.g5.xlarge,ml.g6.xlarge"),
+        ("InternalServerError: We encountered an internal error. Please try again.", "AWS's side failed"),
+        (LONG, "machine's own memory"),
+        ("AlgorithmError: , exit code: 137", "machine's own memory"),
+        ("AlgorithmError: ExecuteUserScriptError: ExitCode 1", "the log say where"),
+        ("ClientError: Data download failed: NoSuchKey", "A channel could not be read"),
+        ("ClientError: Artifact upload failed: AccessDenied", "role was refused"),
+        ("ClientError: something new", "could not prepare"),
+    ],
+)
+def test_a_reason_has_a_fix_in_status_and_in_the_error(session: Session, reason: str, says: str) -> None:
+    assert says in find_fix(reason)
+    assert says in dict(state_of(session, description("Failed", FailureReason=reason)).rows())["fix"]
+
+
+def test_every_row_of_the_reasons_is_tried_above() -> None:
+    tried = [mark.args[1] for mark in test_a_reason_has_a_fix_in_status_and_in_the_error.pytestmark][0]
+    fixes = {find_fix(reason) for reason, _ in tried}
+    assert {row.fix for row in REASONS if row.fix} == fixes
+    assert find_fix("InternalServerError: the local runner could not be started") == ""
+    assert find_fix("") == ""
+
+
+def test_a_wait_limit_is_told_from_a_stop(session: Session) -> None:
+    state = state_of(session, description("Stopped", "MaxWaitTimeExceeded"))
+    assert state.lacked_capacity
+    with pytest.raises(JobStopped) as caught:
+        Job(NAME, session).check(state)
+    assert "compute.on_demand_after_wait" in caught.value.hint
+    assert not state_of(session, description("Stopped")).lacked_capacity
+
+
+def test_the_third_capacity_error_in_a_row_is_counted(session: Session) -> None:
+    names = [f"mine-2026010{day}-000000" for day in (2, 1)] + ["mine-20251231-000000", "mine-20251230-000000"]
+    capacity = "CapacityError: no ml.g5.xlarge"
+    reasons = [capacity, capacity, capacity, "AlgorithmError: x"]
+    summaries = [
+        {
+            "TrainingJobName": name,
+            "TrainingJobArn": f"arn:aws:sagemaker:us-east-1:123456789012:training-job/{name}",
+            "CreationTime": BEGAN,
+            "TrainingJobStatus": "Failed",
+        }
+        for name in names
+    ]
+    with Stubber(session.client("logs")) as logs, Stubber(session.client("sagemaker")) as stubber:
+        logs.add_response("describe_log_streams", {"logStreams": []})
+        stubber.add_response("describe_training_job", description("Failed", FailureReason=capacity))
+        stubber.add_response("list_training_jobs", {"TrainingJobSummaries": summaries})
+        for name, reason in zip(names, reasons, strict=True):
+            stubber.add_response("describe_training_job", description("Failed", name=name, FailureReason=reason))
+        with pytest.raises(JobFailed) as caught:
+            Job(NAME, session).wait()
+    assert caught.value.message == f"{NAME} failed, 3 times in a row: {capacity}"
+    assert "ml.g5.xlarge,ml.g6.xlarge" in caught.value.hint
+    assert caught.value.exit_code == 4
+
+
+def test_credentials_that_expire_in_a_long_wait_end_it_with_the_line_that_goes_on(session: Session) -> None:
+    slept: list[float] = []
+    with Stubber(session.client("sagemaker")) as stubber, pytest.raises(CredentialsError) as caught:
+        for _ in range(3):
+            stubber.add_response("describe_training_job", description("InProgress", "Training"))
+        stubber.add_client_error("describe_training_job", "ExpiredTokenException", "The security token is expired")
+        following.wait(Job(NAME, session), sleep=slept.append)
+    assert len(slept) == 3
+    assert f"`launcher wait {NAME}`" in caught.value.hint
+    assert "aws sso login" in caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+def test_throttling_is_retried_for_about_a_minute_and_ends_in_one_sentence(session: Session) -> None:
+    retries = session.client("sagemaker").meta.config.retries
+    assert retries["mode"] == "adaptive"
+    # botocore pauses a random share of 1, 2, 4, ... 20 s before each further attempt
+    longest = sum(min(2.0**attempt, 20) for attempt in range(retries["total_max_attempts"] - 1))
+    assert 60 < longest < 120
+    with Stubber(session.client("sagemaker")) as stubber, pytest.raises(CloudError) as caught:
+        stubber.add_client_error("describe_training_job", "ThrottlingException", "Rate exceeded (reached max retries)")
+        describe_job(session, NAME)
+    assert "ThrottlingException" in caught.value.message
+    assert "fewer calls" in caught.value.hint
+    assert caught.value.exit_code == 3
