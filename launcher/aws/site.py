@@ -58,7 +58,10 @@ def stack_name() -> str:
 
 def _complete_from_stack(session: Session, recipe: Recipe, role: str, bucket: str) -> tuple[str, str]:
     """What neither the recipe nor the environment names, the launcher's stack has."""
-    stack = find_stack(session, stack_name())
+    try:
+        stack = find_stack(session, stack_name())
+    except SiteError as error:  # who may not look at stacks can still name both
+        raise SiteError(error.message, hint=f"{error.hint} Or set compute.role and output.bucket.") from error
     outputs = stack.outputs if stack else {}
     found = role or outputs.get("RoleArn", ""), bucket or outputs.get("BucketName", "")
     if not all(found):

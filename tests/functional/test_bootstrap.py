@@ -20,6 +20,7 @@ from launcher.cli import main
 from launcher.errors import SiteError
 from launcher.recipe import load_recipe
 
+BUCKET = "launcher-123456789012-eu-west-1"
 FOREIGN = "Description: somebody's\nResources: {Topic: {Type: 'AWS::SNS::Topic'}}"
 
 
@@ -38,6 +39,8 @@ def account(endpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("launcher", "mine"):
         if find_stack(session, name):
             session.client("cloudformation").delete_stack(StackName=name)
+    if any(bucket["Name"] == BUCKET for bucket in session.client("s3").list_buckets()["Buckets"]):
+        session.client("s3").delete_bucket(Bucket=BUCKET)
 
 
 def on_aws(**overrides: Any) -> Any:
@@ -50,7 +53,7 @@ def test_from_nothing_to_a_site_and_back(account, capsys) -> None:
 
     assert main(["bootstrap", "--yes", "--json", "--email", "me@example.com"]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert (made["status"], made["outputs"]["BucketName"]) == ("created", "launcher-123456789012-eu-west-1")
+    assert (made["status"], made["outputs"]["BucketName"]) == ("created", BUCKET)
     assert {change["resource"] for change in made["changes"]} >= {"Bucket", "JobRole", "LauncherPolicy", "FailedJobs"}
 
     site = find_site(account, on_aws())
@@ -93,7 +96,7 @@ def test_what_the_recipe_names_wins_over_the_stack(account, monkeypatch) -> None
     monkeypatch.setenv("LAUNCHER_STACK", "mine")
     site = find_site(account, on_aws(**{"compute.role": "my-role"}))
     assert site.role == "arn:aws:iam::123456789012:role/my-role"
-    assert site.bucket == "launcher-123456789012-eu-west-1"
+    assert site.bucket == BUCKET
     with pytest.raises(SiteError, match="may only use launcher/ in its bucket, and output.prefix is other"):
         find_site(account, on_aws(**{"output.prefix": "other"}))
     assert find_site(account, on_aws(**{"output.prefix": "launcher/team"})).bucket == site.bucket

@@ -100,8 +100,11 @@ def test_bad_input_is_one_error_with_a_fix(
     assert "Traceback" not in done.stderr
 
 
-def test_a_real_instance_needs_a_role_and_a_bucket(launch) -> None:
+def test_a_real_instance_needs_a_role_and_a_bucket(launch, endpoint) -> None:
+    from launcher.local.lifecycle import ensure_endpoint
+
     signed_in = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret"}
+    signed_in["AWS_ENDPOINT_URL"] = ensure_endpoint().url  # where no stack of the launcher's is
     done = launch("submit", "--instance", "ml.g5.xlarge", **signed_in)
     assert done.returncode == 3
     assert "needs a role and bucket" in done.stderr

@@ -12,8 +12,10 @@ from botocore.stub import ANY, Stubber
 from launcher import bootstrap
 from launcher.aws import stacks
 from launcher.aws.session import Session
+from launcher.aws.site import find_site
 from launcher.cli import main
 from launcher.errors import CloudError, CredentialsError, SiteError
+from launcher.recipe import load_recipe
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STACK_ID = "arn:aws:cloudformation:eu-west-1:111122223333:stack/launcher/1"
@@ -224,6 +226,14 @@ def test_events_are_told_once_while_the_stack_grows(session: Session, stub: Stub
     found = [item.id for item in stacks.iter_events(session, STACK_ID, "", sleep=pauses.append)]
     assert found == ["1", "2", "3"]
     assert len(pauses) == 3
+
+
+def test_who_may_not_look_at_stacks_is_told_of_the_other_way(session: Session, stub: Stub) -> None:
+    denied = "ann is not authorized to perform: cloudformation:DescribeStacks"
+    stub("cloudformation").add_client_error("describe_stacks", "AccessDenied", denied, 403)
+    with pytest.raises(SiteError, match="cloudformation:DescribeStacks") as caught:
+        find_site(session, load_recipe(None, {"compute.instance": "ml.g5.xlarge"}))
+    assert "Or set compute.role and output.bucket" in caught.value.hint
 
 
 def test_parameters_that_are_not_given_stay_and_the_region_knows_its_registry() -> None:

@@ -42,7 +42,7 @@ ALLOWED = {
         "templates",
     },
     "console": {"data", "doctor", "job", "recipe", "results"},
-    "submission": {"capacity", "aws", "budget", "data", "fallback", "hub", "job", "ledger", "plan", "request", "runs"},
+    "submission": {"aws", "budget", "capacity", "data", "fallback", "hub", "job", "ledger", "plan", "request", "runs"},
     "fallback": {"aws", "job", "ledger", "plan", "request", "runs"},
     "runs": {"aws", "job", "plan", "request"},
     "publication": {"aws", "data", "plan", "recipe", "request", "submission"},
