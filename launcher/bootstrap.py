@@ -1,4 +1,4 @@
-"""Deploy infra/training.yaml, and take it away again. Nothing is created before somebody said yes."""
+"""Deploy the templates of infra/, and take them away again. Nothing is created before somebody said yes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from launcher.aws.session import Session, known_regions
 from launcher.aws.stacks import Change, ChangeSet, Event, Stack
 from launcher.errors import SiteError
 from launcher.progress import Say, silent
-from launcher.templates import TRAINING, load_template, template_text
+from launcher.templates import SCHEDULE, TRAINING, load_template, template_text
 
 # A stack that only holds a proposal is as good as none.
 EMPTY = "REVIEW_IN_PROGRESS"
 DEAD_ENDS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 DELETED = "DELETE_COMPLETE"
+SIGNS = {TRAINING: "LauncherPolicyArn", SCHEDULE: "SchedulesPolicyArn"}
 GOOD_ENDS = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
@@ -47,16 +48,16 @@ class Proposal:
 
 
 @contextmanager
-def proposed(session: Session, name: str, given: dict[str, str]) -> Iterator[Proposal]:
+def proposed(session: Session, name: str, given: dict[str, str], template: str = TRAINING) -> Iterator[Proposal]:
     """A proposal that is taken back unless it was carried out. Parameters that are not given stay as they are."""
     check_region(session)
     account = find_account(session)
     found = stacks.find_stack(session, name)
     is_new = found is None or found.status == EMPTY
     if found is not None:
-        check_changeable(found)
-    parameters = make_parameters(session.region, {} if is_new or found is None else found.parameters, given)
-    change_set = stacks.make_change_set(session, name, template_text(TRAINING), parameters, is_new=is_new)
+        check_changeable(found, template)
+    parameters = make_parameters(template, session.region, {} if is_new or found is None else found.parameters, given)
+    change_set = stacks.make_change_set(session, name, template_text(template), parameters, is_new=is_new)
     proposal = Proposal(session, account, name, change_set, is_open=not change_set.nothing_to_do)
     try:
         yield proposal
@@ -65,32 +66,39 @@ def proposed(session: Session, name: str, given: dict[str, str]) -> Iterator[Pro
             stacks.discard(session, change_set)
 
 
-def make_parameters(region: str, earlier: dict[str, str], given: dict[str, str]) -> dict[str, str]:
+def schedule_parameters(training: Stack) -> dict[str, str]:
+    """What the stack of schedules takes over from the training stack."""
+    outputs = training.outputs
+    return {"JobRoleName": outputs["RoleName"], "NoticeTopicArn": outputs["TopicArn"]}
+
+
+def make_parameters(template: str, region: str, earlier: dict[str, str], given: dict[str, str]) -> dict[str, str]:
     """Every parameter of the template: as given, else as it was, else its default."""
-    known = load_template(TRAINING)["Parameters"]
-    defaults = {name: str(about["Default"]) for name, about in known.items()}
-    defaults["ImageRegistry"] = images.REGISTRIES.get(region, images.HOME_REGISTRY)
+    known = load_template(template)["Parameters"]
+    defaults = {name: str(about["Default"]) for name, about in known.items() if "Default" in about}
+    if "ImageRegistry" in known:
+        defaults["ImageRegistry"] = images.REGISTRIES.get(region, images.HOME_REGISTRY)
     kept = {name: value for name, value in earlier.items() if name in known}
     return {**defaults, **kept, **given}
 
 
-def is_ours(stack: Stack) -> bool:
+def is_ours(stack: Stack, template: str) -> bool:
     """By the template's description or an output that only it has; a mere proposal need not have either."""
     if stack.status == EMPTY and not stack.description:
         return True
-    return stack.description.startswith("launcher training:") or "LauncherPolicyArn" in stack.outputs
+    return stack.description.startswith(f"launcher {template}:") or SIGNS[template] in stack.outputs
 
 
-def check_ours(stack: Stack) -> None:
-    if not is_ours(stack):
+def check_ours(stack: Stack, *templates: str) -> None:
+    if not any(is_ours(stack, template) for template in templates):
         raise SiteError(
             f'The stack {stack.name} is not the launcher\'s ("{stack.description}").',
             hint="Choose another name with --stack-name. Nothing was changed.",
         )
 
 
-def check_changeable(stack: Stack) -> None:
-    check_ours(stack)
+def check_changeable(stack: Stack, template: str) -> None:
+    check_ours(stack, template)
     if stack.status in DEAD_ENDS:
         raise SiteError(
             f"The stack {stack.name} is in {stack.status}, from which CloudFormation only lets it be deleted.",
@@ -154,7 +162,7 @@ def find_removal(session: Session, name: str) -> Removal | None:
     stack = stacks.find_stack(session, name)
     if stack is None:
         return None
-    check_ours(stack)
+    check_ours(stack, TRAINING, SCHEDULE)
     check_settled(stack)
     bucket = stack.outputs.get("BucketName", "")
     empty = buckets.is_empty(session, bucket) if bucket else None

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-TRAINING = "training"
+TRAINING, SCHEDULE = "training", "schedule"
 NO_VALUE = {"Ref": "AWS::NoValue"}
 # Resource types whose policy stands under one property and names its own principals.
 RESOURCE_POLICIES = {

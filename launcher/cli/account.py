@@ -24,6 +24,11 @@ PARAMETER_FLAGS = {
     "email": "NoticeEmail",
 }
 
+POLICY_HOLDERS = {
+    "LauncherPolicyArn": "submits; `launcher submit --instance ml.g5.xlarge` finds bucket and role by itself",
+    "SchedulesPolicyArn": "schedules; `launcher schedule create` finds role and queue by itself",
+}
+
 
 def add_verbs(verbs: Any) -> None:
     bootstrap = add_verb(
@@ -58,6 +63,9 @@ def add_verbs(verbs: Any) -> None:
         "--promotion", nargs="?", const="yes", choices=("no", "yes"), help="let jobs move the champion's pointer"
     )
     bootstrap.add_argument("--email", metavar="ADDRESS", help="who is told of failed and stopped jobs; '' for nobody")
+    bootstrap.add_argument(
+        "--schedules", action="store_true", help="also what schedules need: group, role, queue, alarm"
+    )
     add_json(bootstrap)
 
     teardown = add_verb(
@@ -104,12 +112,32 @@ def _confirm(yes: bool, question: str) -> None:
 
 def run_bootstrap(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.bootstrap import proposed
+    from launcher.aws.schedules import STACK as SCHEDULES_STACK
+    from launcher.aws.stacks import find_stack
+    from launcher.bootstrap import schedule_parameters
+    from launcher.templates import SCHEDULE, TRAINING
 
     if args.print:
         return _print_grants(args.json)
     session, name = _open(args)
-    with proposed(session, name, _given(args, session)) as proposal:
+    reports = [_deploy(args, session, name, TRAINING, _given(args, session))]
+    if args.schedules:
+        training = find_stack(session, name)
+        assert training is not None, "deployed above"
+        reports.append(_deploy(args, session, SCHEDULES_STACK, SCHEDULE, schedule_parameters(training)))
+    if args.json:
+        console.data_json(reports if args.schedules else reports[0])
+    return 0
+
+
+def _deploy(
+    args: argparse.Namespace, session: Session, name: str, template: str, given: dict[str, str]
+) -> dict[str, Any]:
+    """One stack, after its changes were shown and agreed to."""
+    from launcher import console
+    from launcher.bootstrap import proposed
+
+    with proposed(session, name, given, template) as proposal:
         console.say(f"account {proposal.account}, region {session.region}, stack {name}")
         if proposal.change_set.nothing_to_do:
             return _report(args.json, proposal, "unchanged")
@@ -142,21 +170,20 @@ def _print_changes(proposal: Proposal, *, to_stdout: bool) -> None:
     console.print_table(("CHANGE", "RESOURCE", "TYPE", "REPLACED"), rows, console.data if to_stdout else console.say)
 
 
-def _report(as_json: bool, proposal: Proposal, status: str) -> int:
+def _report(as_json: bool, proposal: Proposal, status: str) -> dict[str, Any]:
     from launcher import console
     from launcher.aws.stacks import find_stack
 
     stack = find_stack(proposal.session, proposal.name)
     outputs = stack.outputs if stack else {}
-    if as_json:
-        changes = [dataclasses.asdict(change) for change in proposal.changes]
-        console.data_json({"stack": proposal.name, "status": status, "changes": changes, "outputs": outputs})
-        return 0
-    console.say("nothing to change" if status == "unchanged" else f"the stack {proposal.name} is {status}")
-    console.print_pairs(outputs.items())
-    console.say(f"  -> attach {outputs.get('LauncherPolicyArn', 'the policy')} to whoever submits")
-    console.say("  -> `launcher submit --instance ml.g5.xlarge` finds bucket and role by itself")
-    return 0
+    if not as_json:
+        console.say("nothing to change" if status == "unchanged" else f"the stack {proposal.name} is {status}")
+        console.print_pairs(outputs.items())
+        for key in ("LauncherPolicyArn", "SchedulesPolicyArn"):
+            if key in outputs:
+                console.say(f"  -> attach {outputs[key]} to whoever {POLICY_HOLDERS[key]}")
+    changes = [dataclasses.asdict(change) for change in proposal.changes]
+    return {"stack": proposal.name, "status": status, "changes": changes, "outputs": dict(outputs)}
 
 
 def _print_grants(as_json: bool) -> int:

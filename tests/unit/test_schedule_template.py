@@ -11,6 +11,8 @@ import pytest
 
 TEMPLATE = Path(__file__).parents[2] / "infra" / "schedule.yaml"
 
+EITHER_TOPIC = {"Fn::If": ["MakesTopic", {"Ref": "Notices"}, {"Ref": "NoticeTopicArn"}]}
+
 
 @pytest.fixture(scope="module")
 def template() -> dict[str, Any]:
@@ -26,24 +28,35 @@ def test_cfn_lint_finds_nothing() -> None:
 
 
 def test_the_outputs_are_those_that_create_reads(template: dict[str, Any]) -> None:
-    assert set(template["Outputs"]) == {"GroupName", "RoleArn", "QueueArn", "TopicArn"}
+    assert set(template["Outputs"]) == {"GroupName", "RoleArn", "QueueArn", "TopicArn", "SchedulesPolicyArn"}
 
 
 def test_the_role_is_trusted_from_the_group_alone_and_may_do_four_things(template: dict[str, Any]) -> None:
     role = template["Resources"]["SchedulerRole"]["Properties"]
     (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Principal"] == {"Service": "scheduler.amazonaws.com"}
-    assert trust["Condition"]["StringEquals"]["aws:SourceArn"] == {"Fn::GetAtt": ["Group", "Arn"]}
+    assert trust["Condition"]["StringEquals"]["aws:SourceArn"]["Fn::Sub"].endswith(":schedule-group/${GroupName}")
     statements = role["Policies"][0]["PolicyDocument"]["Statement"]
     actions = [statement["Action"] for statement in statements]
     assert actions == [["sagemaker:CreateTrainingJob", "sagemaker:AddTags"], "iam:PassRole", "sqs:SendMessage"]
     assert statements[1]["Condition"]["StringEquals"] == {"iam:PassedToService": "sagemaker.amazonaws.com"}
 
 
-def test_a_job_may_write_champions_and_nothing_else(template: dict[str, Any]) -> None:
-    objects, notices = template["Resources"]["ChampionPolicy"]["Properties"]["PolicyDocument"]["Statement"]
-    assert objects["Resource"]["Fn::Sub"].endswith(":::${BucketName}/${Prefix}/champions/*")
-    assert notices["Action"] == "sns:Publish"
+def test_a_job_may_tell_of_verdicts_and_nothing_else(template: dict[str, Any]) -> None:
+    (statement,) = template["Resources"]["VerdictsPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Action"] == "sns:Publish"
+    assert statement["Resource"] == EITHER_TOPIC
+
+
+def test_people_may_pass_the_scheduler_its_role_and_touch_schedules_of_the_group_alone(
+    template: dict[str, Any],
+) -> None:
+    policy = template["Resources"]["SchedulesPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    schedules, listing, passing, queue = policy
+    assert schedules["Resource"]["Fn::Sub"].endswith(":schedule/${GroupName}/*")
+    assert listing["Action"] == "scheduler:ListSchedules"
+    assert passing["Condition"]["StringEquals"] == {"iam:PassedToService": "scheduler.amazonaws.com"}
+    assert queue["Resource"] == {"Fn::GetAtt": ["DeadLetters", "Arn"]}
 
 
 def test_failures_and_dead_letters_reach_the_topic(template: dict[str, Any]) -> None:
@@ -51,4 +64,6 @@ def test_failures_and_dead_letters_reach_the_topic(template: dict[str, Any]) -> 
     pattern = resources["JobsThatFail"]["Properties"]["EventPattern"]
     assert pattern["detail"]["TrainingJobStatus"] == ["Failed", "Stopped"]
     assert resources["JobsThatFail"]["Properties"]["Targets"][0]["Arn"] == {"Ref": "Notices"}
-    assert resources["DeadLettersAlarm"]["Properties"]["AlarmActions"] == [{"Ref": "Notices"}]
+    assert resources["DeadLettersAlarm"]["Properties"]["AlarmActions"] == [EITHER_TOPIC]
+    # beside the training stack's topic and rule a second one would tell everything twice
+    assert {resources[name]["Condition"] for name in ("Notices", "NoticesPolicy", "JobsThatFail")} == {"MakesTopic"}
