@@ -714,9 +714,11 @@ def test_a_job_without_a_network_gets_its_code_from_a_channel(site: Site) -> Non
     job = site.add_training(
         "isolated",
         "report.py",
+        files={"train.py": "print('the code came')"},
         EnableNetworkIsolation=True,
         InputDataConfig=[{"ChannelName": "code", "DataSource": bundle}],
         HyperParameters={"sagemaker_submit_directory": '"/opt/ml/input/data/code/sourcedir.tar.gz"'},
     )
     document = site.run(job)
     assert document["TrainingJobStatus"] == "Completed", site.log(job)
+    assert "the code came" in site.log(job)

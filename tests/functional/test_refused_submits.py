@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from launcher.aws import s3
+from launcher.aws import estimator, s3
 from launcher.aws.session import Session, open_session
 from launcher.errors import LauncherError, RecipeError
 from launcher.plan import Plan, make_plan
@@ -23,8 +23,14 @@ from launcher.submission import check_base_model, submit
 BUCKET = "refusing"
 
 
+@pytest.fixture(scope="module")
+def sdk() -> None:
+    """Imported once: a refused submit leaves its thread importing, under filters of a test that is over by then."""
+    estimator.preload()
+
+
 @pytest.fixture
-def signed_in(endpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+def signed_in(endpoint: Path, sdk: None, monkeypatch: pytest.MonkeyPatch) -> Session:
     """AWS, as far as the local endpoint plays it under AWS_ENDPOINT_URL."""
     for name, value in (
         ("AWS_ENDPOINT_URL", open_session("local").service_url),
