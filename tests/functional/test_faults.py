@@ -105,6 +105,7 @@ def test_a_real_instance_needs_a_role_and_a_bucket(launch, endpoint) -> None:
 
     signed_in = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret"}
     signed_in["AWS_ENDPOINT_URL"] = ensure_endpoint().url  # where no stack of the launcher's is
+    signed_in["AWS_ENDPOINT_URL_PRICING"] = "http://127.0.0.1:9"  # nobody there
     done = launch("submit", "--instance", "ml.g5.xlarge", **signed_in)
     assert done.returncode == 3
     assert "needs a role and bucket" in done.stderr

@@ -237,7 +237,7 @@ def test_who_may_not_look_at_stacks_is_told_of_the_other_way(session: Session, s
 
 
 def test_parameters_that_are_not_given_stay_and_the_region_knows_its_registry() -> None:
-    made = bootstrap.make_parameters("eu-south-1", {"Network": "create", "Gone": "x"}, {"Promotion": "yes"})
+    made = bootstrap.make_parameters("training", "eu-south-1", {"Network": "create", "Gone": "x"}, {"Promotion": "yes"})
     assert (made["Network"], made["Promotion"], made["Prefix"]) == ("create", "yes", "launcher")
     assert made["ImageRegistry"] == "692866216735"
     assert "Gone" not in made

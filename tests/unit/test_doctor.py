@@ -12,11 +12,8 @@ import botocore.session
 import pytest
 from botocore.stub import Stubber
 
-from launcher.aws import quotas
 from launcher.aws.identity import Identity, find_principal
-from launcher.aws.places import split_image
 from launcher.doctor import Finding, examine, is_healthy
-from launcher.home import state_home
 from launcher.recipe import Recipe, load_recipe
 
 ACCOUNT, REGION, BUCKET = "111122223333", "us-east-1", "my-bucket"
@@ -299,30 +296,6 @@ def test_a_quota_that_aws_does_not_list_is_unknown(account: Account, recipe_for:
     assert is_healthy(list(found.values()))
 
 
-def test_quotas_seen_once_are_asked_for_by_code(account: Account) -> None:
-    client, stub = account.clients["service-quotas"], account.stubs["service-quotas"]
-    names = [quotas.quota_name("ml.g5.xlarge", use) for use in ("training", "spot")]
-    stub.add_response("list_service_quotas", page(2, 4, 0), LIST)
-    quotas.fetch_quotas(client, names)
-    for number, name in enumerate(names):
-        found = {"QuotaName": name, "QuotaCode": f"L-{number}", "Value": 7.0}
-        params = {"ServiceCode": "sagemaker", "QuotaCode": f"L-{number}"}
-        stub.add_response("get_service_quota", {"Quota": found}, params)
-    assert {quota.value for quota in quotas.fetch_quotas(client, names).values()} == {7.0}
-    stub.assert_no_pending_responses()
-    (state_home() / "quota-codes.json").write_text("[]")
-    stub.add_response("list_service_quotas", page(1, 1, 0), LIST)
-    assert quotas.fetch_quotas(client, names)[names[0]].value == 1
-
-
-def test_quotas_on_a_later_page_are_found(account: Account) -> None:
-    stub = account.stubs["service-quotas"]
-    stub.add_response("list_service_quotas", {"Quotas": [], "NextToken": "t"}, LIST)
-    stub.add_response("list_service_quotas", page(3, 0, 0), {**LIST, "NextToken": "t"})
-    name = quotas.quota_name("ml.g5.xlarge", "training")
-    assert quotas.fetch_quotas(account.clients["service-quotas"], [name])[name].value == 3
-
-
 @pytest.mark.parametrize("status", [301, 400])
 def test_a_bucket_of_another_region(account: Account, recipe_for: Callable[..., Recipe], status: int) -> None:
     account.good("head_bucket", "get_bucket_encryption")
@@ -396,12 +369,6 @@ def test_an_image_that_is_not_there(account: Account, recipe_for: Callable[..., 
 def test_an_image_that_nobody_may_ask_for_is_unknown(account: Account, recipe_for: Callable[..., Recipe]) -> None:
     account.good("batch_get_image").refuses("ecr", "batch_get_image", "AccessDeniedException")
     assert look(account, recipe_for())["image"].state == "unknown"
-
-
-def test_an_image_by_digest_and_one_from_elsewhere() -> None:
-    found = split_image("111122223333.dkr.ecr.us-east-1.amazonaws.com/mine/image@sha256:abc")
-    assert found and (found.repository, found.digest, found.tag) == ("mine/image", "sha256:abc", "")
-    assert split_image("docker.io/library/python:3.12") is None
 
 
 @pytest.mark.parametrize("code", ["ThrottlingException", "InternalErrorException"])
