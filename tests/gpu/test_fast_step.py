@@ -192,7 +192,7 @@ def test_out_of_memory_steps_down_from_the_same_state(
     fast = _fast(model, [rows], Setting(8192, True, False))
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 330 * 2**20) / total)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 330 * 2**20) / total)
     try:
         sums = fast.run(rows, 0)
     finally:
