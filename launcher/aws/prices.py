@@ -52,6 +52,11 @@ def _hourly_prices(product: str) -> list[float]:
     return [price for price in dollars if price > 0]
 
 
+def find_known_price(instance: str, region: str) -> Price | None:
+    """Without a question: what was looked up lately, else the dated table."""
+    return load_cached(instance, region) or table_price(instance, region)
+
+
 def start_pricing(instance: str, region: str = "") -> Callable[[], Price | None]:
     """Look a price up beside other work; the call returned waits for it, within a hard limit. None: nobody knows it."""
     wanted = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""

@@ -9,7 +9,7 @@ from launcher.cli.following import INTERRUPTED, follow, wait
 from launcher.cli.verbs import add_json, add_verb
 
 if TYPE_CHECKING:
-    from launcher.job import Job
+    from launcher.job import Job, JobState
 
 TIMED_OUT = 124  # as timeout(1) has it
 
@@ -52,12 +52,23 @@ def _attach(args: argparse.Namespace) -> Job:
 def run_status(args: argparse.Namespace) -> int:
     from launcher import console
 
-    state = _attach(args).state()
+    job = _attach(args)
+    state = job.state()
     if args.json:
         console.data_json(state.describe())
     else:
-        console.print_pairs(state.rows())
+        console.print_pairs(state.rows(_price_per_h(job, state)))
     return 0
+
+
+def _price_per_h(job: Job, state: JobState) -> float | None:
+    """None on this machine, which costs nothing, and for a type whose price nobody knows offline."""
+    if state.place == "local":
+        return None
+    from launcher.aws.prices import find_known_price
+
+    price = find_known_price(state.instance, job.session.region)
+    return price.usd_per_hour if price else None
 
 
 def run_logs(args: argparse.Namespace) -> int:
