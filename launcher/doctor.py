@@ -199,7 +199,10 @@ def check_role(scene: Scene) -> Finding:
     if scene.is_local:
         return _only_on_aws()
     if not scene.role:
-        return _missing("the recipe names none", "Set compute.role in the recipe, or LAUNCHER_ROLE.")
+        return _missing(
+            "the recipe names none",
+            "`launcher bootstrap` makes one; or set compute.role in the recipe, or LAUNCHER_ROLE.",
+        )
     iam = scene.client("iam")
     account = scene.role.split(":")[4] if scene.role.count(":") >= 5 else ""
     if scene.who and account != scene.who.account:
@@ -273,7 +276,10 @@ def _wanted_permissions(scene: Scene) -> list[identity.Permission]:
 def check_bucket(scene: Scene) -> Finding:
     """There, in the job's region; and how it encrypts."""
     if not scene.bucket:
-        return _missing("the recipe names none", "Set output.bucket in the recipe, or LAUNCHER_BUCKET.")
+        return _missing(
+            "the recipe names none",
+            "`launcher bootstrap` makes one; or set output.bucket in the recipe, or LAUNCHER_BUCKET.",
+        )
     s3 = scene.client("s3")
     try:
         region = places.fetch_bucket_region(s3, scene.bucket)
