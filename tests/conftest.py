@@ -17,6 +17,10 @@ import pytest
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--aws", action="store_true", help="also run tests/aws, on your account and at your cost")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def heard_interrupts() -> None:
     """A shell starts what runs in its background with Ctrl-C ignored, which every child of the tests would inherit."""
