@@ -15,10 +15,24 @@ from typing import Any
 import pytest
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
+# Minutes each, so they are dealt out first: the last file to end decides when all have.
+SLOW_FILES = (
+    "test_road.py",
+    "test_shipped_recipes_run.py",
+    "test_four_weeks.py",
+    "test_readme.py",
+    "test_equivalences.py",
+    "test_kills.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--aws", action="store_true", help="also run tests/aws, on your account and at your cost")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session", autouse=True)
