@@ -6,6 +6,7 @@ python -m pytest tests/gpu/test_fast_step.py
 from __future__ import annotations
 
 import dataclasses
+import gc
 import random
 from collections.abc import Callable
 from typing import Any
@@ -187,12 +188,13 @@ def test_out_of_memory_steps_down_from_the_same_state(
     make_model: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, rows = make_model("qwen2"), _rows(count=40)
-    _fast(model, [rows], Setting(512, True, False)).run(rows, 0)
+    small = _growth(lambda: _fast(model, [rows], Setting(512, True, False)).run(rows, 0))
     expected = _gradients(model)
+    large = _growth(lambda: _fast(model, [rows], Setting(8192, True, False)).run(rows, 0))
+    assert large > 1.5 * small, "rows packed whole must need more, or nothing can run out"
+    room = torch.cuda.memory_reserved() + (small + large) // 2
     fast = _fast(model, [rows], Setting(8192, True, False))
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 330 * 2**20) / total)
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
     try:
         sums = fast.run(rows, 0)
     finally:
@@ -201,6 +203,19 @@ def test_out_of_memory_steps_down_from_the_same_state(
     assert torch.isfinite(sums).all()
     assert fast.setting.tokens < 8192 or fast.setting.checkpointing or not fast.setting.resident
     assert "Out of memory" in capsys.readouterr().out
+
+
+def _growth(work: Callable[[], Any]) -> int:
+    """By how many bytes the allocator's memory grows at most while `work` runs; all of it is given back."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    grown = torch.cuda.max_memory_reserved() - before
+    gc.collect()
+    torch.cuda.empty_cache()
+    return grown
 
 
 def test_a_model_that_only_looks_known_is_refused(make_model: Callable[..., Any]) -> None:
