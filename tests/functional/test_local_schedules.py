@@ -353,7 +353,9 @@ def test_a_bad_schedule_is_refused_with_its_place(shared: Client, case: str) -> 
 
 def test_an_input_of_the_largest_size_is_taken(client: Client) -> None:
     request = json.dumps(JOB)
-    client.create("large", Target=make_target(Input=request + " " * (256 * 1024 - len(request))))
+    largest = request + " " * (256 * 1024 - len(request))
+    client.create("large", Target=make_target(Input=largest))
+    assert client.scheduler.get_schedule(Name="large")["Target"]["Input"] == largest
 
 
 def test_lists_filter_and_page(client: Client) -> None:

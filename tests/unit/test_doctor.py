@@ -310,7 +310,7 @@ def test_a_bucket_that_is_not_there_or_somebody_else_s(
 ) -> None:
     account.good("head_bucket", "get_bucket_encryption")
     account.refuses("s3", "head_bucket", code, status, **{"x-amz-bucket-region": "us-east-1"})
-    only_missing(look(account, recipe_for()), "bucket")
+    assert only_missing(look(account, recipe_for()), "bucket").fix
 
 
 def test_a_bucket_whose_encryption_nobody_may_see_is_still_good(
