@@ -58,6 +58,8 @@ def prepare_environment(config: TrainConfig, paths: Paths, environ: MutableMappi
         if config.smoke:
             # a stand-in's tensors are tiny: more threads only wait for each other, badly so on a busy machine
             wanted["OMP_NUM_THREADS"] = "1"
+    if config.report_to == "tensorboard":
+        wanted["TENSORBOARD_LOGGING_DIR"] = str(paths.output / "tensorboard")  # newer versions take no argument for it
     for name, value in wanted.items():
         environ.setdefault(name, value)
     _take_one_gpu(environ)

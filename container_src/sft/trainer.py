@@ -192,8 +192,18 @@ def _check_finite(values: dict[str, float], step: int) -> None:
         if not math.isfinite(values.get(name, 0.0)):
             raise JobError(
                 f"The {name} became {values[name]} at step {step}, so training on is of no use. Lower learning_rate or "
-                "max_grad_norm, add warmup_steps, or use bfloat16 instead of float16. The last checkpoint is kept."
+                "max_grad_norm, add warmup_steps, or use bfloat16 instead of float16, and submit with --fresh."
             )
+
+
+def _check_weights(model: Any, step: int) -> None:
+    """Before they are saved: such a checkpoint would push out the good ones, and be resumed for ever."""
+    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
+        raise JobError(
+            f"The adapter's weights are no longer numbers at step {step}, so nothing of them was saved. Lower "
+            "learning_rate or max_grad_norm, add warmup_steps, or use bfloat16 instead of float16, and submit with "
+            "--fresh: the checkpoints so far belong to the old settings."
+        )
 
 
 class StepTrainer(trl.SFTTrainer):
@@ -277,6 +287,7 @@ class StepTrainer(trl.SFTTrainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         step = self.state.global_step
+        _check_weights(self.accelerator.unwrap_model(self.model), step)
         with self.meter.paused():
             if self.is_world_process_zero():
                 shutil.rmtree(staging_folder(self._checkpoints, step), ignore_errors=True)

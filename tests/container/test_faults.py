@@ -178,6 +178,11 @@ FAULTS: dict[str, Fault] = {
         {**SMOKE, "learning_rate": 1e30, "max_grad_norm": 1e30},
         "so training on is of no use. Lower learning_rate",
     ),
+    "weights that are no numbers": (
+        _nothing,
+        {**SMOKE, "learning_rate": 1e30, "max_grad_norm": 1e30, "logging_steps": 100, "save_steps": 3},
+        "weights are no longer numbers at step 3, so nothing of them was saved",
+    ),
     "a full disk": (_full_disk, SMOKE, "The disk is full. Raise the volume size"),
     "a checkpoint of other data": (_checkpoint_of_other_data, SMOKE, "belongs to another recipe"),
     "a secret that is not there": (_nothing, _at_hub("opened/model", hf_token_secret="lost"), "from the secret lost"),
@@ -217,6 +222,12 @@ def test_a_fault_is_explained(broken: dict[str, Path], name: str) -> None:
     written = (broken[name] / "output" / "failure").read_text()
     assert FAULTS[name][2] in written
     assert len(written) <= failure.LIMIT
+
+
+def test_weights_that_are_no_numbers_are_in_no_checkpoint(broken: dict[str, Path]) -> None:
+    base = broken["weights that are no numbers"]
+    assert not list((base / "checkpoints").glob("checkpoint-*"))
+    assert not (base / "model" / "adapter_model.safetensors").exists()
 
 
 def test_the_token_reaches_the_hub_and_nothing_else(broken: dict[str, Path]) -> None:
