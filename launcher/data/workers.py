@@ -5,6 +5,7 @@ Not multiprocessing: it would run the user's main module again, and forking unde
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import gc
 import os
@@ -13,8 +14,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,6 +23,7 @@ from launcher.data.pipeline import Batch, Pipeline
 from launcher.errors import LauncherError
 
 MAX_WORKERS = 8
+Answer = SimpleQueue[Batch | BaseException]
 START = "from launcher.data.workers import serve; serve()"
 
 
@@ -38,52 +39,83 @@ class Workers:
         self._count = count
 
     def run(self, blocks: Iterable[Block]) -> Iterator[Batch]:
-        with contextlib.ExitStack() as stack:
-            idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-            for _ in range(self._count):
-                idle.put(stack.enter_context(_started(self._settings)))
-            threads = stack.enter_context(ThreadPoolExecutor(self._count))
-            waiting: deque[Future[Batch]] = deque()
-            try:
-                for block in blocks:
-                    waiting.append(threads.submit(_ask, idle, block))
-                    if len(waiting) > 2 * self._count:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        with _asking(self._settings, self._count) as ask:
+            waiting: deque[Answer] = deque()
+            for block in blocks:
+                waiting.append(ask(block))
+                if len(waiting) > 2 * self._count:
+                    yield _take(waiting.popleft())
+            while waiting:
+                yield _take(waiting.popleft())
 
 
 @contextlib.contextmanager
-def _started(settings: tuple[Any, ...]) -> Iterator[subprocess.Popen[bytes]]:
+def _asking(settings: tuple[Any, ...], count: int) -> Iterator[Callable[[Block], Answer]]:
+    """Workers, each with a thread of ours at its pipes.
+
+    The threads and queues are the plain ones of C: a Ctrl-C inside a lock that is written in Python, as those of
+    `threading` and `concurrent.futures` are, can come out as "release unlocked lock".
+    """
+    questions: SimpleQueue[tuple[Block, Answer] | None] = SimpleQueue()
+    ended: SimpleQueue[None] = SimpleQueue()
+    workers: list[subprocess.Popen[bytes]] = []
+    threads = 0
+
+    def ask(block: Block) -> Answer:
+        answer: Answer = SimpleQueue()
+        questions.put((block, answer))
+        return answer
+
+    try:
+        for _ in range(count):
+            workers.append(_start(settings))
+            _thread.start_new_thread(_feed, (workers[-1], questions, ended))
+            threads += 1
+        yield ask
+    finally:
+        for worker in workers:
+            worker.kill()  # it holds nothing; one that waits for a block would wait on
+        for _ in range(threads):
+            questions.put(None)
+        for _ in range(threads):
+            ended.get()
+        for worker in workers:
+            worker.communicate()
+
+
+def _start(settings: tuple[Any, ...]) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     worker = subprocess.Popen(
         [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
     )
-    try:
-        _send(worker.stdin, settings)
-        yield worker
-    finally:
-        worker.kill()  # it holds nothing; one that waits for a block would wait on
-        worker.communicate()
+    _send(worker.stdin, settings)
+    return worker
 
 
-def _ask(idle: SimpleQueue[subprocess.Popen[bytes]], block: Block) -> Batch:
-    worker = idle.get()
+def _feed(worker: subprocess.Popen[bytes], questions: SimpleQueue[Any], ended: SimpleQueue[None]) -> None:
+    for block, answer in iter(questions.get, None):
+        try:
+            answer.put(_ask(worker, block))
+        except BaseException as error:  # for the one who waits: _take raises it there
+            answer.put(error)
+    ended.put(None)
+
+
+def _ask(worker: subprocess.Popen[bytes], block: Block) -> Batch | LauncherError:
     try:
         _send(worker.stdin, block)
-        answer = pickle.load(worker.stdout)  # type: ignore[arg-type]
+        return pickle.load(worker.stdout)  # type: ignore[no-any-return, arg-type]
     except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
         raise LauncherError(
             f"A worker that read {block.file} ended with {worker.poll()}.", hint="Is there enough memory? Try again."
         ) from error
-    finally:
-        idle.put(worker)  # a dead one too: who waits for it then hears of it
-    if isinstance(answer, LauncherError):
-        raise answer
-    return answer  # type: ignore[no-any-return]
+
+
+def _take(answer: Answer) -> Batch:
+    batch = answer.get()
+    if isinstance(batch, BaseException):
+        raise batch
+    return batch
 
 
 def _send(pipe: Any, value: Any) -> None:

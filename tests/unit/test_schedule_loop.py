@@ -189,7 +189,7 @@ def test_the_attempts_come_to_an_end(place: Place, fault: Exception) -> None:
     assert execution["dead_letter"].startswith("lost: AWS.SimpleQueueService.NonExistentQueue")
 
 
-DEAD = "arn:aws:sqs:us-east-1:123456789012:dead"
+DEAD = "arn:aws:sqs:us-east-1:123456789012:none-ever-made"  # moto keeps one set of queues for the whole process
 
 
 def test_the_attempts_end_with_the_age_of_the_event(place: Place) -> None:
