@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import botocore.session
 import pytest
@@ -21,15 +21,13 @@ from botocore.config import Config
 
 from launcher.doctor import Finding, examine, is_healthy
 from launcher.recipe import load_recipe
-from launcher.templates import load_template
 
-G5, G6 = "ml.g5.xlarge", "ml.g6.xlarge"
 GATED = {"model.id": "me/gated", "secrets.hf_token": "hub"}
 
 
-def load(name: str) -> ModuleType:
-    path = Path(__file__).parent / "iam" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"doctor_iam_{name}", path)
+def load_account() -> ModuleType:
+    path = Path(__file__).parent / "iam" / "account.py"
+    spec = importlib.util.spec_from_file_location("iam_account", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -37,163 +35,18 @@ def load(name: str) -> ModuleType:
     return module
 
 
-evaluator, deployed = load("evaluator"), load("deployed")
-ACCOUNT, REGION = deployed.ACCOUNT, deployed.REGION
-BUCKET = f"launcher-{ACCOUNT}-{REGION}"
-IAM = f"arn:aws:iam::{ACCOUNT}"
-JOB_ROLE = f"{IAM}:role/launcher-JobRole"
-SSO = "AWSReservedSSO_Training_0123456789abcdef"
-ROLES = {
-    "launcher-JobRole": JOB_ROLE,
-    SSO: f"{IAM}:role/aws-reserved/sso.amazonaws.com/{REGION}/{SSO}",
-    "trainers": f"{IAM}:role/trainers",
-}
-SECRET = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:hub-AbCdEf"
-TRUST = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
-STACK_ARN = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack"
-SERVICES = ("sts", "iam", "s3", "service-quotas", "ecr", "pricing", "secretsmanager", "cloudformation")
-USES = {"training": "training job", "spot": "spot training job", "warm pool": "training warm pool"}
-# What AWS holds a call against, where it is not the call's own name.
-ACTIONS = {
-    "HeadBucket": "s3:ListBucket",
-    "GetBucketEncryption": "s3:GetEncryptionConfiguration",
-}
+world = load_account()
+ACCOUNT, REGION, BUCKET, IAM = world.ACCOUNT, world.REGION, world.BUCKET, world.IAM
+JOB_ROLE, SSO, SECRET, G5, G6 = world.JOB_ROLE, world.SSO, world.SECRET, world.G5, world.G6
 
 
-class Answered(NamedTuple):
-    """botocore looks at the status, and at nothing else."""
-
-    status_code: int
-
-
-class Refused(Exception):
-    def __init__(self, status: int, code: str, text: str) -> None:
-        super().__init__(code)
-        self.answer = (Answered(status), {"Error": {"Code": code, "Message": text}})
-
-
-class Account:
-    """The training stack, deployed, and somebody signed in who holds its LauncherPolicy."""
-
-    def __init__(self, clients: dict[str, Any]) -> None:
-        self.clients = clients
-        self.arn = f"{IAM}:user/ann"
-        self.secrets: dict[str, dict[str, Any]] = {}
-        self.quotas = {f"{name} for {use} usage": 0.0 for name in (G5, G6) for use in USES.values()}
-        self.set_quota(training=1)
-        self.bucket_region = REGION
-        self.has_stack = True
-        self.silent: set[str] = set()
-        self._asked = threading.local()
-        self.deploy()
-
-    def deploy(self, **parameters: str) -> None:
-        self.site = deployed.Deployed(load_template("training"), **parameters)
-        self.own = self.site.statements("LauncherPolicy")
-
-    def set_quota(self, instance: str = G5, **values: float) -> None:
-        self.quotas |= {f"{instance} for {USES[use.replace('_', ' ')]} usage": value for use, value in values.items()}
+class Asked(world.Account):  # type: ignore[name-defined,misc]
+    """An account that doctor is asked about."""
 
     def look(self, **overrides: Any) -> dict[str, Finding]:
         keys = {"compute.instance": G5, "compute.region": REGION, **overrides}
         recipe = load_recipe("qwen2.5-1.5b-medical", keys)
         return {finding.name: finding for finding in examine(recipe, make_client=self.make)}
-
-    def make(self, service: str, region: str) -> Any:
-        return self.clients["silent " + service if service in self.silent else service]
-
-    def note(self, params: dict[str, Any], **_: Any) -> None:
-        self._asked.params = params
-
-    def answer(self, model: Any, **_: Any) -> tuple[Answered, dict[str, Any]]:
-        """As AWS: whether the caller may ask comes first."""
-        asked = self._asked.params
-        try:
-            if model.name != "GetCallerIdentity":
-                self._authorize(model, asked)
-            return Answered(200), getattr(self, f"on_{model.name}")(asked)
-        except Refused as refused:
-            return refused.answer  # type: ignore[no-any-return]
-
-    def _authorize(self, model: Any, asked: dict[str, Any]) -> None:
-        action = ACTIONS.get(model.name, f"{model.service_model.signing_name}:{model.name}")
-        request = evaluator.Request(action, self._resource(asked), {"aws:username": "ann"})
-        if evaluator.decide(self.own, request) != "allow":
-            raise Refused(403, "AccessDenied", f"not authorized to perform: {action} on {request.resource}")
-
-    def _resource(self, asked: dict[str, Any]) -> str:
-        if "RoleName" in asked:
-            return ROLES[asked["RoleName"]]
-        if "StackName" in asked:
-            return f"{STACK_ARN}/{asked['StackName']}/*"
-        if "registryId" in asked:
-            return f"arn:aws:ecr:{REGION}:{asked['registryId']}:repository/{asked['repositoryName']}"
-        if "SecretId" in asked:
-            return str(self.secrets.get(asked["SecretId"], {}).get("ARN", SECRET.replace("hub-AbCdEf", "?")))
-        return asked.get("PolicySourceArn") or (f"arn:aws:s3:::{asked['Bucket']}" if "Bucket" in asked else "*")
-
-    def on_GetCallerIdentity(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return {"Account": ACCOUNT, "Arn": self.arn, "UserId": "x"}
-
-    def on_GetRole(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return {"Role": {"Arn": self._resource(asked), "AssumeRolePolicyDocument": json.dumps({"Statement": TRUST})}}
-
-    def on_SimulatePrincipalPolicy(self, asked: dict[str, Any]) -> dict[str, Any]:
-        is_job = asked["PolicySourceArn"] == JOB_ROLE
-        statements = self.site.statements_of_role("JobRole") if is_job else self.own
-        context = {
-            entry["ContextKeyName"]: entry["ContextKeyValues"]
-            if entry["ContextKeyType"].endswith("List")
-            else entry["ContextKeyValues"][0]
-            for entry in asked["ContextEntries"]
-        }
-        (resource,) = asked["ResourceArns"]
-        found = [
-            (action, evaluator.decide(statements, evaluator.Request(action, resource, context)))
-            for action in asked["ActionNames"]
-        ]
-        words = {"allow": "allowed", "deny": "explicitDeny", "nothing": "implicitDeny"}
-        return {"EvaluationResults": [{"EvalActionName": name, "EvalDecision": words[end]} for name, end in found]}
-
-    def on_DescribeStacks(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if not self.has_stack:
-            raise Refused(400, "ValidationError", f"Stack with id {asked['StackName']} does not exist")
-        outputs = [{"OutputKey": key, "OutputValue": value} for key, value in self.site.outputs.items()]
-        name, status = asked["StackName"], "CREATE_COMPLETE"
-        return {"Stacks": [{"StackName": name, "StackId": "x", "StackStatus": status, "Outputs": outputs}]}
-
-    def on_HeadBucket(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return {"ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": self.bucket_region}}}
-
-    def on_GetBucketEncryption(self, asked: dict[str, Any]) -> dict[str, Any]:
-        rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}
-        return {"ServerSideEncryptionConfiguration": {"Rules": [rule]}}
-
-    def on_ListServiceQuotas(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return {"Quotas": [self._quota(number) for number in range(len(self.quotas))]}
-
-    def on_GetServiceQuota(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return {"Quota": self._quota(int(asked["QuotaCode"].removeprefix("L-")))}
-
-    def _quota(self, number: int) -> dict[str, Any]:
-        name, value = list(self.quotas.items())[number]
-        return {"QuotaName": name, "QuotaCode": f"L-{number}", "Value": value}
-
-    def on_BatchGetImage(self, asked: dict[str, Any]) -> dict[str, Any]:
-        return {"images": [{"repositoryName": asked["repositoryName"]}]}
-
-    def on_GetProducts(self, asked: dict[str, Any]) -> dict[str, Any]:
-        (instance,) = [part["Value"] for part in asked["Filters"] if part["Field"] == "instanceName"]
-        terms = {"t": {"priceDimensions": {"d": {"pricePerUnit": {"USD": "2.5" if instance == G6 else "1.5"}}}}}
-        return {"FormatVersion": "aws_v1", "PriceList": [json.dumps({"terms": {"OnDemand": terms}})]}
-
-    def on_DescribeSecret(self, asked: dict[str, Any]) -> dict[str, Any]:
-        if asked["SecretId"] not in self.secrets:
-            raise Refused(400, "ResourceNotFoundException", "Secrets Manager can't find the specified secret.")
-        return self.secrets[asked["SecretId"]]
-
-    def on_GetSecretValue(self, asked: dict[str, Any]) -> dict[str, Any]:
-        raise AssertionError("whoever submits may not read it")
 
 
 @pytest.fixture(scope="module")
@@ -208,16 +61,16 @@ def clients(silence: str) -> dict[str, Any]:
     session = botocore.session.get_session()
     session.set_credentials("a", "b")
     config = Config(read_timeout=20, retries={"total_max_attempts": 1})
-    made = {name: session.create_client(name, region_name=REGION) for name in SERVICES}
+    made = {name: session.create_client(name, region_name=REGION) for name in world.SERVICES}
     for name in ("sts", "cloudformation"):
         made[f"silent {name}"] = session.create_client(name, region_name=REGION, endpoint_url=silence, config=config)
     return made
 
 
 @pytest.fixture
-def account(clients: dict[str, Any], hub: None) -> Iterator[Account]:
-    account = Account(clients)
-    events = [clients[service].meta.events for service in SERVICES]
+def account(clients: dict[str, Any], hub: None) -> Iterator[Asked]:
+    account = Asked(clients)
+    events = [clients[service].meta.events for service in world.SERVICES]
     for one in events:
         one.register_last("provide-client-params.*.*", account.note, "note")
         one.register_first("before-call.*.*", account.answer, "answer")
@@ -251,19 +104,19 @@ def states(found: dict[str, Finding], state: str) -> list[str]:
     return [name for name, finding in found.items() if finding.state == state]
 
 
-def test_whoever_holds_the_policy_misses_nothing(account: Account) -> None:
+def test_whoever_holds_the_policy_misses_nothing(account: Asked) -> None:
     found = account.look()
     assert states(found, "ok") == list(found), found
     assert found["role"].text == f"{JOB_ROLE}, which SageMaker may assume"
     assert found["bucket"].text.startswith(f"{BUCKET} in {REGION}")
 
 
-def test_neither_does_a_role_of_iam_identity_center(account: Account) -> None:
+def test_neither_does_a_role_of_iam_identity_center(account: Asked) -> None:
     account.arn = f"arn:aws:sts::{ACCOUNT}:assumed-role/{SSO}/ann@example.com"
     assert account.look()["permissions"].state == "ok"
 
 
-def test_another_role_is_told_what_it_needs_to_look_at_itself(account: Account) -> None:
+def test_another_role_is_told_what_it_needs_to_look_at_itself(account: Asked) -> None:
     account.arn = f"arn:aws:sts::{ACCOUNT}:assumed-role/trainers/ann"
     finding = account.look()["permissions"]
     assert finding.state == "unknown"
@@ -280,13 +133,13 @@ def test_another_role_is_told_what_it_needs_to_look_at_itself(account: Account) 
         ({"compute.role": "arn:aws:iam::111122223333:role/trainers"}, "iam:PassRole"),
     ],
 )
-def test_what_the_policy_does_not_allow_is_named(account: Account, overrides: dict[str, Any], denied: str) -> None:
+def test_what_the_policy_does_not_allow_is_named(account: Asked, overrides: dict[str, Any], denied: str) -> None:
     finding = account.look(**overrides)["permissions"]
     assert finding.state == "missing"
     assert denied in finding.text
 
 
-def test_an_account_without_a_stack_lacks_role_and_bucket(account: Account) -> None:
+def test_an_account_without_a_stack_lacks_role_and_bucket(account: Asked) -> None:
     account.has_stack = False
     found = account.look()
     assert states(found, "missing") == ["role", "bucket"]
@@ -294,7 +147,7 @@ def test_an_account_without_a_stack_lacks_role_and_bucket(account: Account) -> N
     assert "launcher bootstrap" in found["role"].fix
 
 
-def test_a_prefix_that_the_stack_does_not_open_is_the_reason_given(account: Account) -> None:
+def test_a_prefix_that_the_stack_does_not_open_is_the_reason_given(account: Asked) -> None:
     found = account.look(**{"output.prefix": "team2"})
     assert states(found, "missing") == ["role", "bucket"]
     for name in ("role", "bucket"):
@@ -302,7 +155,7 @@ def test_a_prefix_that_the_stack_does_not_open_is_the_reason_given(account: Acco
         assert 'output.prefix = "launcher"' in found[name].fix
 
 
-def test_a_stack_that_nobody_may_look_at_is_unknown(account: Account) -> None:
+def test_a_stack_that_nobody_may_look_at_is_unknown(account: Asked) -> None:
     account.own = [statement for statement in account.own if statement["Sid"] != "FindSite"]
     found = account.look()
     assert states(found, "missing") == []
@@ -311,7 +164,7 @@ def test_a_stack_that_nobody_may_look_at_is_unknown(account: Account) -> None:
     assert "Or set compute.role and output.bucket." in found["role"].fix
 
 
-def test_a_stack_that_does_not_answer_is_unknown(account: Account) -> None:
+def test_a_stack_that_does_not_answer_is_unknown(account: Asked) -> None:
     account.silent = {"cloudformation"}
     found = account.look()
     assert states(found, "missing") == []
@@ -320,7 +173,7 @@ def test_a_stack_that_does_not_answer_is_unknown(account: Account) -> None:
 
 
 @pytest.mark.parametrize("key", ["output.kms_key", "secrets.hf_token"])
-def test_a_key_or_secret_of_another_region_is_a_line_of_its_own(account: Account, key: str) -> None:
+def test_a_key_or_secret_of_another_region_is_a_line_of_its_own(account: Asked, key: str) -> None:
     service, what = ("secretsmanager", "secret:hub-AbCdEf") if key == "secrets.hf_token" else ("kms", "key/1")
     found = account.look(**{key: f"arn:aws:{service}:us-east-1:{ACCOUNT}:{what}"})
     assert f"{key} is arn:aws:{service}:us-east-1" in found["places"].text
@@ -328,14 +181,14 @@ def test_a_key_or_secret_of_another_region_is_a_line_of_its_own(account: Account
     assert found["role"].state == found["bucket"].state == "ok"
 
 
-def test_a_bucket_of_another_region_hides_no_role(account: Account) -> None:
+def test_a_bucket_of_another_region_hides_no_role(account: Asked) -> None:
     account.bucket_region = "us-east-1"
     found = account.look()
     assert states(found, "missing") == ["bucket"]
     assert found["role"].state == "ok"
 
 
-def test_a_network_that_swallows_everything_takes_one_limit(account: Account) -> None:
+def test_a_network_that_swallows_everything_takes_one_limit(account: Asked) -> None:
     account.silent = {"sts", "cloudformation"}
     started = time.monotonic()
     found = account.look()
@@ -359,7 +212,7 @@ def test_a_network_that_swallows_everything_takes_one_limit(account: Account) ->
     ],
 )
 def test_every_way_in_which_the_job_is_bought_needs_a_quota(
-    account: Account, quotas: dict[str, float], overrides: dict[str, Any], missing: str
+    account: Asked, quotas: dict[str, float], overrides: dict[str, Any], missing: str
 ) -> None:
     account.set_quota(**quotas)
     finding = account.look(**overrides)["quota"]
@@ -368,7 +221,7 @@ def test_every_way_in_which_the_job_is_bought_needs_a_quota(
     assert "/servicequotas/home/services/sagemaker/quotas/L-" in finding.link or not missing
 
 
-def test_of_several_types_one_with_a_quota_is_enough_and_the_others_are_said(account: Account) -> None:
+def test_of_several_types_one_with_a_quota_is_enough_and_the_others_are_said(account: Asked) -> None:
     account.set_quota(training=0)
     account.set_quota(G6, training=2)
     found = account.look(**{"compute.instance": f"{G5},{G6}"})
@@ -382,32 +235,32 @@ def test_of_several_types_one_with_a_quota_is_enough_and_the_others_are_said(acc
     assert G5 in finding.text and G6 in finding.text
 
 
-def test_a_quota_that_aws_does_not_list_is_unknown_unless_another_is_known_to_lack(account: Account) -> None:
+def test_a_quota_that_aws_does_not_list_is_unknown_unless_another_is_known_to_lack(account: Asked) -> None:
     account.quotas = {}
     assert account.look()["quota"].state == "unknown"
     account.set_quota(spot=0)
     assert account.look(**{"compute.spot": True, "compute.on_demand_after_wait": True})["quota"].state == "missing"
 
 
-def test_the_price_of_every_type_is_shown(account: Account) -> None:
+def test_the_price_of_every_type_is_shown(account: Asked) -> None:
     text = account.look(**{"compute.instance": f"{G5},{G6}"})["price"].text
     assert f"{G5}: $1.500 an hour" in text
     assert f"{G6}: $2.500 an hour" in text
 
 
-def with_secret(account: Account, **about: Any) -> None:
+def with_secret(account: Asked, **about: Any) -> None:
     account.secrets["hub"] = {"ARN": SECRET, "Name": "hub", **about}
     account.deploy(HfSecretArn=SECRET)
 
 
-def test_a_secret_that_the_job_may_read_passes(account: Account) -> None:
+def test_a_secret_that_the_job_may_read_passes(account: Asked) -> None:
     with_secret(account)
     found = account.look(**{"secrets.hf_token": "hub"})
     assert states(found, "ok") == list(found)
     assert found["token"].text == "the job may read hub"
 
 
-def test_a_secret_that_is_not_there_is_missing_even_for_an_open_model(account: Account) -> None:
+def test_a_secret_that_is_not_there_is_missing_even_for_an_open_model(account: Asked) -> None:
     account.own = [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
     found = account.look(**{"secrets.hf_token": "hub"})
     assert states(found, "missing") == ["token"]
@@ -417,7 +270,7 @@ def test_a_secret_that_is_not_there_is_missing_even_for_an_open_model(account: A
 
 
 @pytest.mark.parametrize("name", ["hub", SECRET])
-def test_a_secret_that_the_jobs_role_may_not_read_is_missing(account: Account, name: str) -> None:
+def test_a_secret_that_the_jobs_role_may_not_read_is_missing(account: Asked, name: str) -> None:
     account.secrets[name] = {"ARN": SECRET}
     account.own = [*account.own, {"Effect": "Allow", "Action": "secretsmanager:DescribeSecret", "Resource": "*"}]
     finding = account.look(**{"secrets.hf_token": name})["token"]
@@ -427,14 +280,14 @@ def test_a_secret_that_the_jobs_role_may_not_read_is_missing(account: Account, n
 
 
 @pytest.mark.parametrize(("name", "state"), [("hub", "unknown"), (SECRET, "missing")])
-def test_a_secret_that_nobody_may_look_at(account: Account, name: str, state: str) -> None:
+def test_a_secret_that_nobody_may_look_at(account: Asked, name: str, state: str) -> None:
     """A bootstrap without --hf-secret; an ARN is enough to simulate the job with."""
     finding = account.look(**{"secrets.hf_token": name})["token"]
     assert finding.state == state
     assert "launcher bootstrap --hf-secret" in finding.fix
 
 
-def test_a_gated_model_says_that_only_the_job_reads_the_token(account: Account) -> None:
+def test_a_gated_model_says_that_only_the_job_reads_the_token(account: Asked) -> None:
     with_secret(account)
     found = account.look(**GATED)
     assert found["token"].state == "ok"
@@ -450,7 +303,7 @@ def test_a_gated_model_says_that_only_the_job_reads_the_token(account: Account) 
         ("s3://nobody/qwen", "missing"),
     ],
 )
-def test_a_model_in_s3_must_be_open_to_the_jobs_role(account: Account, uri: str, state: str) -> None:
+def test_a_model_in_s3_must_be_open_to_the_jobs_role(account: Asked, uri: str, state: str) -> None:
     finding = account.look(**{"model.s3": uri})["model"]
     assert finding.state == state
     assert f"s3://{BUCKET}/launcher/models/" in finding.fix or state == "ok"
