@@ -81,11 +81,11 @@ def _complete_from_stack(session: Clients, recipe: Recipe, role: str, bucket: st
             "LAUNCHER_BUCKET), or run on this machine with --instance local.",
         )
     allowed, prefix = outputs.get("Prefix", ""), recipe.output.prefix.strip("/")
-    if not role and allowed and not f"{prefix}/".startswith(f"{allowed}/"):
+    if not role and allowed and prefix != allowed:  # nor below it: the role writes to PREFIX/output/ alone
         raise SiteError(
             f"The role of the stack {stack_name()} may only use {allowed}/ in its bucket, and output.prefix is "
             f"{prefix or 'empty'}.",
-            hint=f'Set output.prefix = "{allowed}", or a folder below it.',
+            hint=f'Set output.prefix = "{allowed}", or give the stack another with `launcher bootstrap --prefix`.',
         )
     return found
 

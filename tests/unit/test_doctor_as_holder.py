@@ -147,11 +147,12 @@ def test_an_account_without_a_stack_lacks_role_and_bucket(account: Asked) -> Non
     assert "launcher bootstrap" in found["role"].fix
 
 
-def test_a_prefix_that_the_stack_does_not_open_is_the_reason_given(account: Asked) -> None:
-    found = account.look(**{"output.prefix": "team2"})
+@pytest.mark.parametrize("prefix", ["team2", "launcher/team"])
+def test_a_prefix_that_the_stack_does_not_open_is_the_reason_given(account: Asked, prefix: str) -> None:
+    found = account.look(**{"output.prefix": prefix})
     assert states(found, "missing") == ["role", "bucket"]
     for name in ("role", "bucket"):
-        assert "may only use launcher/ in its bucket, and output.prefix is team2" in found[name].text
+        assert f"may only use launcher/ in its bucket, and output.prefix is {prefix}" in found[name].text
         assert 'output.prefix = "launcher"' in found[name].fix
 
 
