@@ -48,6 +48,7 @@ JOB = {
 FILES = (
     "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "chat_template.jinja", "manifest.json", "metrics.json", "evaluation.json", "lora_adapters/adapter_config.json",
+    "tensorboard/**/events.out.tfevents.*",
 )  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def run_job(python: Path, base: Path) -> tuple[str, dict[str, Any], dict[str, An
     )
     if done.returncode:
         raise SystemExit(f"The job failed:\n{done.stdout}")
-    missing = [name for name in FILES if not (base / "model" / name).is_file()]
+    missing = [pattern for pattern in FILES if not any(base.glob(f"model/{pattern}"))]
     if missing:
         raise SystemExit(f"The artifact lacks {', '.join(missing)}:\n{done.stdout}")
     manifest, metrics = (
