@@ -37,6 +37,20 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def describe_start(config: TrainConfig, adapter: Path | None) -> dict[str, str]:
+    """The adapter that the training went on from: where it lay, whose it was, and its digest; empty for a new one."""
+    if adapter is None:
+        return {}
+    folder = folder_with_adapter(adapter)
+    left = folder / "manifest.json"
+    weights = sorted(folder.glob("adapter_model.*"))
+    return {
+        "source": config.adapter_source or str(adapter),
+        "job": str(json.loads(left.read_text(encoding="utf-8")).get("job", "")) if left.is_file() else "",
+        "sha256": hashlib.sha256(weights[0].read_bytes()).hexdigest(),
+    }
+
+
 def make_manifest(
     config: TrainConfig,
     origin: Origin,
@@ -67,20 +81,6 @@ def make_manifest(
         "start_digest": config.start_digest,
         "git_revision": config.git_revision,
         "config": dataclasses.asdict(config),
-    }
-
-
-def describe_start(config: TrainConfig, adapter: Path | None) -> dict[str, str]:
-    """The adapter that the training went on from: where it lay, whose it was, and its digest; empty for a new one."""
-    if adapter is None:
-        return {}
-    folder = folder_with_adapter(adapter)
-    left = folder / "manifest.json"
-    weights = sorted(folder.glob("adapter_model.*"))
-    return {
-        "source": config.adapter_source or str(adapter),
-        "job": str(json.loads(left.read_text(encoding="utf-8")).get("job", "")) if left.is_file() else "",
-        "sha256": hashlib.sha256(weights[0].read_bytes()).hexdigest(),
     }
 
 

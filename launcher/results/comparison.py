@@ -65,6 +65,7 @@ class Results:
     base: Base | None
     measures: dict[str, Measure]
     verdict: str = ""
+    chosen_by_rows: bool = False  # the adapter was kept for its loss on these same rows
 
     def row(self) -> tuple[str, ...]:
         return (
@@ -117,6 +118,11 @@ class Comparison:
             + (f" ({job.manifest['reason']})" if job.manifest.get("reason") else "")
             for job in self.jobs
             if job.base is None
+        ]
+        notes += [
+            f"{job.job} kept the best of several adapters by their loss on these rows, which flatters it"
+            for job in self.jobs
+            if job.chosen_by_rows
         ]
         if len(self.bases) > 1:
             notes.append(
@@ -225,6 +231,7 @@ def _make_results(job: str, notes: dict[str, bytes], place: str) -> Results:
             _make_base(manifest, evaluation) if evaluation else None,
             {name: evaluation["tuned"][name] for name in MEASURES} if evaluation else {},
             evaluation["verdict"] if evaluation else "",
+            bool(evaluation and evaluation.get("chosen_by_these_rows")),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"The numbers in {place} cannot be read: {error!r}.", hint="Fetch it again.") from error

@@ -160,6 +160,14 @@ def test_a_job_without_a_final_evaluation_says_why(tmp_path: Path) -> None:
     assert found.notes() == ["stopped stopped without a final evaluation (the time limit is near)"]
 
 
+def test_an_adapter_chosen_by_the_rows_it_is_scored_on_is_told(tmp_path: Path) -> None:
+    chosen = notes()
+    chosen["evaluation.json"]["chosen_by_these_rows"] = True
+    folders = [write(tmp_path / "a", notes()), write(tmp_path / "b", chosen)]
+    found = compare([load_results(folder) for folder in folders])
+    assert [note.split()[0] for note in found.notes()] == ["b"]
+
+
 @pytest.mark.parametrize("written", ["Infinity", "null", '"inf"'])
 def test_a_number_that_json_has_not_is_no_obstacle(tmp_path: Path, written: str) -> None:
     folder = write(tmp_path / "a", notes())
