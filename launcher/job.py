@@ -23,6 +23,7 @@ from launcher.aws.session import Session, open_session
 from launcher.errors import ArtifactError, CloudError, CredentialsError, JobFailed, JobStopped, UnknownJob
 from launcher.progress import Track, untracked
 from launcher.results.adapters import Adapter, fetch_adapter
+from launcher.results.comparison import Results, fetch_results
 from launcher.results.metrics import Metrics, iter_metrics
 from launcher.tables import html_table
 
@@ -250,6 +251,17 @@ class Job:
 
     def fetch(self, folder: str | Path = "", track: Track = untracked) -> Adapter:
         """Download the adapter into a folder (runs/<job> when none is given), check it, and return it."""
+        return fetch_adapter(self.session, self._model_uri(), self._folder(folder), track)
+
+    def results(self, folder: str | Path = "", track: Track = untracked) -> Results:
+        """What it measured: from the folder, where its adapter has been fetched, else from its archive."""
+        return fetch_results(self.session, self._model_uri(), self.name, self._folder(folder), track)
+
+    def _folder(self, asked: str | Path) -> Path:
+        return Path(asked or Path("runs") / self.name)
+
+    def _model_uri(self) -> str:
+        """Where the model of a job that is over lies."""
         state = self.state()
         if not state.status.is_over:
             raise ArtifactError(
@@ -260,7 +272,7 @@ class Job:
             raise ArtifactError(f"{self.name} is {state.outcome}.", hint="Fetch the champion that it names.")
         if not self.has_model(state):
             raise ArtifactError(f"{self.name} left no model: {state.reason or state.message}")
-        return fetch_adapter(self.session, state.model_uri, Path(folder or Path("runs") / self.name), track)
+        return state.model_uri
 
 
 def find_outcome(session: Session, state: JobState) -> str:

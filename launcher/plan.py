@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -253,8 +254,14 @@ def _job_config(recipe: Recipe, channels: tuple[Channel, ...], bundle: Bundle, g
         data_digest=data_digest(channels),
         source_digest=bundle.digest[:16],
         start_digest=",".join(f"{item.name}:{item.digest[:16]}" for item in channels if item.name not in CHANNELS),
+        adapter_source=_adapter_source(recipe),
         git_revision=find_git_revision(recipe.folder),
     )
+
+
+def _adapter_source(recipe: Recipe) -> str:
+    adapter = recipe.model.adapter
+    return adapter if not adapter or adapter.startswith("s3://") else os.path.normpath(recipe.resolve(adapter))
 
 
 def _split_batch(config: sft.TrainConfig, world: int) -> sft.TrainConfig:

@@ -20,7 +20,7 @@ from .curves import find_notes
 from .data import Encoded, Row, encode, load_rows
 from .environment import import_libraries, prepare_environment, process_count
 from .log import is_first_process, say, warn
-from .manifest import describe_end, device_name, make_manifest, make_origin, peak_memory_gib
+from .manifest import describe_end, describe_start, device_name, make_manifest, make_origin, peak_memory_gib
 from .model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
 from .paths import resolve_paths
 from .publication import check_publication
@@ -111,6 +111,8 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     manifest = make_manifest(config, origin, base, model, schedule)
     manifest |= describe_end(done, kept, schedule.total, early, stopping.reason)
     manifest |= {
+        "job": os.environ.get("TRAINING_JOB_NAME", ""),
+        "continued_from": describe_start(config, paths.adapter),
         "publication": publication.get("id", ""),
         "arithmetic": str(dtype).removeprefix("torch."),
         "optimizer": trainer.optimizer_name,

@@ -8,13 +8,14 @@ import json
 import platform
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 from .checkpoint import Origin
 from .config import NOT_SHAPING, TrainConfig, section_of
 from .data import Row
 from .environment import library_versions
-from .model import Base, describe_quantisation
+from .model import Base, describe_quantisation, folder_with_adapter
 from .steps import Schedule
 
 
@@ -34,6 +35,20 @@ def make_origin(config: TrainConfig, rows: list[Row], published: str = "") -> Or
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def describe_start(config: TrainConfig, adapter: Path | None) -> dict[str, str]:
+    """The adapter that the training went on from: where it lay, whose it was, and its digest; empty for a new one."""
+    if adapter is None:
+        return {}
+    folder = folder_with_adapter(adapter)
+    left = folder / "manifest.json"
+    weights = sorted(folder.glob("adapter_model.*"))
+    return {
+        "source": config.adapter_source or str(adapter),
+        "job": str(json.loads(left.read_text(encoding="utf-8")).get("job", "")) if left.is_file() else "",
+        "sha256": hashlib.sha256(weights[0].read_bytes()).hexdigest(),
+    }
 
 
 def make_manifest(

@@ -207,7 +207,7 @@ def attach_adapters(model: Any, base: Base, config: TrainConfig, paths: Paths) -
     if paths.adapter is not None:
         say(f"Continuing from the adapter in {paths.adapter}; its own rank, alpha and modules hold.")
         with _refusals(base):
-            adapted = PeftModel.from_pretrained(model, _folder_with_adapter(paths.adapter), is_trainable=True)
+            adapted = PeftModel.from_pretrained(model, str(folder_with_adapter(paths.adapter)), is_trainable=True)
     else:
         check_targets(model, config)
         adapted = get_peft_model(model, _lora(config))
@@ -229,13 +229,13 @@ def _lora(config: TrainConfig) -> Any:
     )
 
 
-def _folder_with_adapter(folder: Path) -> str:
+def folder_with_adapter(folder: Path) -> Path:
     found = sorted(folder.rglob("adapter_config.json"), key=lambda path: len(path.parts))
     if not found:
         raise ModelError(
             f"The adapter channel {folder} holds no adapter_config.json. Give it an extracted model.tar.gz."
         )
-    return str(found[0].parent)
+    return found[0].parent
 
 
 def check_targets(model: Any, config: TrainConfig) -> None:

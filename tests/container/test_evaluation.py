@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
@@ -120,7 +121,11 @@ def bases(
                 "adapter_folder": "lora_adapters",
                 "report_to": "tensorboard",
             },
-            found["continued"]: {**learns, "adapter_path": found["learns"] / "model"},
+            found["continued"]: {
+                **learns,
+                "adapter_path": found["learns"] / "model",
+                "adapter_source": "runs/learns",
+            },
             # its margin is 5 s, so it has 4 of them
             found["timed"]: {**SETTINGS, "max_steps": 100_000, "logging_steps": 10_000, "max_runtime_s": 9},
         }
@@ -166,6 +171,16 @@ def test_the_adapter_lies_under_a_second_name_too(bases: dict[str, Path]) -> Non
     model = bases["best"] / "model"
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         assert (model / "lora_adapters" / name).read_bytes() == (model / name).read_bytes()
+
+
+def test_the_manifest_names_the_adapter_that_was_continued(bases: dict[str, Path]) -> None:
+    weights = (bases["learns"] / "model" / "adapter_model.safetensors").read_bytes()
+    assert _read(bases["continued"], "manifest.json")["continued_from"] == {
+        "source": "runs/learns",
+        "job": "",  # no job of SageMaker's
+        "sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    assert _read(bases["learns"], "manifest.json")["continued_from"] == {}
 
 
 def test_tensorboard_files_lie_in_the_output(bases: dict[str, Path]) -> None:
