@@ -14,6 +14,7 @@ from pathlib import Path
 
 from .failure import JobError
 from .log import warn
+from .strict_json import make_json
 
 MARKER = "complete.json"
 STAGING = "tmp-"
@@ -57,7 +58,7 @@ def publish(root: Path, step: int, origin: Origin) -> Checkpoint:
 
 def _write_marker(folder: Path, step: int, origin: Origin) -> None:
     marker = {"step": step, **asdict(origin), "files": _sizes(folder)}
-    (folder / MARKER).write_text(json.dumps(marker, indent=1, sort_keys=True), encoding="utf-8")
+    (folder / MARKER).write_text(make_json(marker, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _sizes(folder: Path) -> dict[str, int]:
