@@ -358,7 +358,7 @@ def attach(name: str, place: str | None = None) -> Job:
         names = [summary["TrainingJobName"] for summary in jobs.iter_jobs(session, name)]
         if found := _pick(name, names):
             return Job(found, session)
-    raise UnknownJob(f"There is no job {name!r}.", hint=_suggest_job(name))
+    raise UnknownJob(f"There is no job {name!r}.", hint=_suggest_job(name, place))
 
 
 def run_of(job: str) -> str:
@@ -380,9 +380,13 @@ def _pick(name: str, newest_first: list[str]) -> str | None:
     return begin[0] if begin else None
 
 
-def _suggest_job(name: str) -> str:
+def _suggest_job(name: str, place: str | None) -> str:
     close = difflib.get_close_matches(name, [entry.job for entry in ledger.entries()], n=1)
-    return f"Did you mean {close[0]}?" if close else "`launcher list` shows the jobs that can be seen from here."
+    if close:
+        return f"Did you mean {close[0]}?"
+    if place is None and "aws" not in {known for known, _ in ledger.places()}:
+        return "Only this machine's own jobs were searched, as it has sent none to AWS; `--at aws` asks the account."
+    return "`launcher list` shows the jobs that can be seen from here."
 
 
 def iter_sessions(place: str | None) -> Iterator[Session]:

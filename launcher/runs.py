@@ -26,6 +26,8 @@ from launcher.request import Site, full_key
 # A claim without a job is given up after this long: made elsewhere, or here by a process that still seems to run.
 CLAIM_LIFE_S = 15 * 60
 CLAIM_LIFE_HERE_S = 6 * 3600
+# the marker that the container writes last; see container_src/sft/checkpoint.py
+FINISHED_SAVE = re.compile(r"/?checkpoint-\d+/complete\.json")
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,11 @@ def _what_changed(plan: Plan, previous: Previous) -> str:
 
 
 def has_checkpoint(session: Session, previous: Previous | None) -> bool:
+    """Whether a save was finished: a note of how the job ended lies in the same place, and halves of saves may."""
     if previous is None or not previous.checkpoints:
         return False
     bucket, key = s3.split_uri(previous.checkpoints)
-    return any(True for _ in s3.iter_keys(session, bucket, key))
+    return any(FINISHED_SAVE.fullmatch(found.removeprefix(key)) for found in s3.iter_keys(session, bucket, key))
 
 
 @contextmanager

@@ -1,16 +1,20 @@
 """Checkpoints that are whole or absent, and the newest of them that this job may continue from. Stdlib only.
 
 A checkpoint is written to tmp-checkpoint-N, marked and then renamed to checkpoint-N. The marker, written last, lists
-every file with its size: a kill in the middle leaves a tmp- folder, and a half-synced copy does not match its marker.
+every file with its size and digest: a kill in the middle leaves a tmp- folder, and a copy that is half-synced or has
+rotted does not match its marker.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from .failure import JobError
 from .log import warn
@@ -48,22 +52,45 @@ def publish(root: Path, step: int, origin: Origin) -> Checkpoint:
     """The staged checkpoint becomes checkpoint-N in one rename."""
     staged = staging_folder(root, step) / f"checkpoint-{step}"
     _write_marker(staged, step, origin)
+    _sync(staged)
     final = root / staged.name
     if final.exists():
         shutil.rmtree(final)  # only ever a broken one, or the same step again
     staged.rename(final)
     staged.parent.rmdir()
+    _sync_one(root)
     return Checkpoint(final, step)
 
 
 def _write_marker(folder: Path, step: int, origin: Origin) -> None:
-    marker = {"step": step, **asdict(origin), "files": _sizes(folder)}
+    files = {name: [size, _digest(folder / name)] for name, size in _sizes(folder).items()}
+    marker = {"step": step, **asdict(origin), "files": files}
     (folder / MARKER).write_text(make_json(marker, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _sizes(folder: Path) -> dict[str, int]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MARKER)
     return {str(path.relative_to(folder)): path.stat().st_size for path in files}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    """Onto the disk before the rename: after a power cut the name must not be there without the bytes."""
+    for path in folder.rglob("*"):
+        _sync_one(path)
+    _sync_one(folder)
+
+
+def _sync_one(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def find_newest(root: Path, origin: Origin) -> Checkpoint | None:
@@ -86,17 +113,27 @@ def list_checkpoints(root: Path) -> list[Checkpoint]:
 
 
 def find_damage(found: Checkpoint) -> str:
-    """What is wrong with a checkpoint, or ""."""
+    """What is wrong with a checkpoint, every byte of it read, or ""."""
+    problem = _find_gap(found)
+    if problem:
+        return problem
+    wanted = _read_marker(found)["files"]
+    rotten = next((name for name in sorted(wanted) if _digest(found.path / name) != wanted[name][1]), "")
+    return f"the bytes of {rotten} are not those that were saved" if rotten else ""
+
+
+def _find_gap(found: Checkpoint) -> str:
+    """The same by names and sizes alone, which reads one small file."""
     try:
-        wanted = _read_marker(found)["files"]
-    except (OSError, ValueError, KeyError) as error:
+        wanted = {name: size for name, (size, _) in _read_marker(found)["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"no readable {MARKER} ({type(error).__name__}), so it was never finished"
     present = _sizes(found.path)
     wrong = sorted(name for name, size in wanted.items() if present.get(name) != size)
     return f"{wrong[0]} is missing or has another size than when it was saved" if wrong else ""
 
 
-def _read_marker(found: Checkpoint) -> dict[str, dict[str, int]]:
+def _read_marker(found: Checkpoint) -> dict[str, dict[str, Any]]:
     marker = json.loads((found.path / MARKER).read_text(encoding="utf-8"))
     if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
         raise ValueError("not a marker")
@@ -121,7 +158,7 @@ def clean_staging(root: Path) -> None:
 
 def prune(root: Path, keep: int) -> None:
     """Delete all but the newest complete checkpoints, so that a broken one never displaces a whole one."""
-    whole = [found for found in list_checkpoints(root) if not find_damage(found)]
+    whole = [found for found in list_checkpoints(root) if not _find_gap(found)]
     kept = {found.path for found in whole[-keep:]}
     for found in list_checkpoints(root):
         if found.path not in kept:

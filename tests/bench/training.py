@@ -6,6 +6,7 @@
     python tests/bench/training.py --equal                          100 steps without dropout: the same losses?
     python tests/bench/training.py --cap-gib 24 --model llama2-7b --rows long --ways ours
     python tests/bench/training.py --tiny --equal --ways ours trl   on a CPU, to see that it runs
+    python tests/bench/training.py --unsloth-packages DIR           with Unsloth and the versions it wants in DIR
 
 Random weights of the real architecture and generated rows; reaches for nothing. Every way runs in a process of its own,
 on the same rows in the same order and from the same adapters. Wall time is the median over steps 10 and up, taken in
@@ -39,6 +40,7 @@ MODELS = {
     "llama2-7b": "meta-llama/Llama-2-7b-hf",
 }
 WAYS = ("ours", "trl", "unsloth")
+REPOSITORY = Path(__file__).resolve().parents[2]
 PER_STEP = 8
 PEAK_FLOPS = 790e12
 EQUAL_WITHIN = 0.005
@@ -327,7 +329,12 @@ def _result(way: str, clock: Clock, args: argparse.Namespace, losses: list[float
 def run_way(args: argparse.Namespace, way: str, base: Path) -> Result | None:
     """In a process of its own, whose last line is the result."""
     command = [sys.executable, __file__, "--one", way, "--base", str(base), *args.passed]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    environment = dict(os.environ)
+    if way == "unsloth" and args.unsloth_packages:
+        environment["PYTHONPATH"] = os.pathsep.join([str(args.unsloth_packages), str(REPOSITORY)])
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=environment
+    )
     lines = done.stdout.splitlines()
     found = [line.removeprefix("RESULT ") for line in lines if line.startswith("RESULT ")]
     shown = [line for line in lines if " ms " in line or line.startswith(("Fast step", "[warning]", "[metrics]"))]
@@ -382,6 +389,7 @@ def main() -> int:
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--profile", action="store_true", help="the longest kernels too")
     parser.add_argument("--cap-gib", type=float, default=0.0, help="let the process have so much of the GPU's memory")
+    parser.add_argument("--unsloth-packages", type=Path, help="where Unsloth and the versions it wants lie")
     parser.add_argument("--tiny", action="store_true", help="the family's stand-in, on a CPU too")
     parser.add_argument("--base", type=Path, help="keep the generated model here, and reuse it")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
@@ -395,7 +403,7 @@ def main() -> int:
         (base / "adapters.pt").unlink(missing_ok=True)
         if not (base / "config.json").exists():
             make_base(args, base)
-        results = [found for way in _importable(args.ways) if (found := run_way(args, way, base)) is not None]
+        results = [found for way in _importable(args) if (found := run_way(args, way, base)) is not None]
     print_table(args, results)
     return 0 if results and compare_losses(args, results) else 1
 
@@ -422,11 +430,12 @@ def _passed_on(argv: list[str]) -> list[str]:
     return dropped
 
 
-def _importable(ways: list[str]) -> list[str]:
-    missing = [way for way in ways if way == "unsloth" and importlib.util.find_spec("unsloth") is None]
+def _importable(args: argparse.Namespace) -> list[str]:
+    here = args.unsloth_packages or importlib.util.find_spec("unsloth")
+    missing = [] if here else [way for way in args.ways if way == "unsloth"]
     for way in missing:
         print(f"{way} is not installed here, and left out.")
-    return [way for way in ways if way not in missing]
+    return [way for way in args.ways if way not in missing]
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def test_without_any_there_is_none(tmp_path: Path) -> None:
     assert find_newest(tmp_path / "missing", ORIGIN) is None
 
 
-@pytest.mark.parametrize("damage", ["no marker", "missing file", "short file", "garbled marker"])
+@pytest.mark.parametrize(
+    "damage", ["no marker", "missing file", "short file", "changed file", "garbled marker", "odd marker"]
+)
 def test_a_broken_one_falls_back_to_the_one_before(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,6 +55,10 @@ def test_a_broken_one_falls_back_to_the_one_before(
         (broken / "deep" / "rng_state.pth").unlink()
     elif damage == "short file":
         (broken / "adapter_model.safetensors").write_text("w")
+    elif damage == "changed file":  # of the same size
+        (broken / "adapter_model.safetensors").write_text("wEights")
+    elif damage == "odd marker":
+        (broken / MARKER).write_text('{"files": {"adapter_model.safetensors": 7}}')
     else:
         (broken / MARKER).write_text('{"files": 3')
     newest = find_newest(tmp_path, ORIGIN)

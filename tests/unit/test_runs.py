@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from datetime import UTC, datetime
 
+import botocore.session
 import pytest
+from botocore.stub import Stubber
 
+from launcher.aws.session import Session
 from launcher.aws.site import LOCAL_SITE
 from launcher.errors import RunError
 from launcher.job import Status, make_status
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
 from launcher.request import checkpoint_uri
-from launcher.runs import Previous, decide
+from launcher.runs import Previous, decide, has_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +99,26 @@ def test_every_state_in_botocores_model_is_known() -> None:
             primary = "Stopped"
         status = make_status({"TrainingJobStatus": primary, "SecondaryStatus": secondary})
         assert status is not Status.UNKNOWN, secondary
+
+
+@pytest.mark.parametrize(
+    ("left", "found"),
+    [
+        ((), False),
+        (("outcome.json",), False),
+        (("tmp-checkpoint-5/checkpoint-5/complete.json",), False),
+        (("checkpoint-5/adapter_model.safetensors",), False),
+        (("outcome.json", "checkpoint-5/adapter_model.safetensors", "checkpoint-5/complete.json"), True),
+    ],
+)
+def test_only_a_finished_save_is_a_checkpoint(plan: Plan, left: tuple[str, ...], found: bool) -> None:
+    session = Session("aws", "us-east-1")
+    client = botocore.session.get_session().create_client(
+        "s3", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
+    session._clients["s3"] = client
+    prefix = "launcher/checkpoints/mine/20260101-000000/"
+    with Stubber(client) as stub:
+        contents = [{"Key": prefix + name, "Size": 1} for name in left]
+        stub.add_response("list_objects_v2", {"Contents": contents}, {"Bucket": "b", "Prefix": prefix})
+        assert has_checkpoint(session, previous(plan, Status.FAILED)) is found
