@@ -243,7 +243,7 @@ def _job_config(recipe: Recipe, channels: tuple[Channel, ...], bundle: Bundle, g
     if not has_eval and (config.load_best_model_at_end or config.early_stopping_patience):
         raise RecipeError(
             "load_best_model_at_end and early_stopping_patience go by the eval loss, and there are no eval rows.",
-            hint="Name some with --eval, or add --set training.load_best_model_at_end=false.",
+            hint="Name some with --eval, or leave both settings out.",
         )
     return dataclasses.replace(
         config,

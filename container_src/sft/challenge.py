@@ -42,6 +42,10 @@ class Evaluated:
     base: RowScores | None = None
     tuned: RowScores | None = None
 
+    @property
+    def chosen_by_rows(self) -> bool:
+        return bool(self.comparison and self.comparison["chosen_by_these_rows"])
+
 
 def end_unchanged(
     champion: Champion | None, origin: Origin, config: TrainConfig, paths: Paths, publication: Mapping[str, Any]
@@ -125,14 +129,16 @@ def _judge(
     trainer: Any, champion: Champion, evaluated: Evaluated, config: TrainConfig, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
     unjudged = {"decision": "unjudged", "better": False, "sentence": ""}
-    if manifest["outcome"] != "completed":
+    if manifest["outcome"] == "stopped":
         return unjudged | {"reasons": [f"the job was stopped before its end ({manifest['reason']})"]}
     if evaluated.base is None or evaluated.tuned is None:
         return unjudged | {"reasons": ["there is no evaluation to judge by: the recipe needs eval or test rows"]}
     if problem := find_other_base(champion, manifest["config"]):
         return unjudged | {"reasons": [problem]}
     held = score_champion(trainer, champion, evaluated.rows) if champion.job else None
-    weighed = weigh(evaluated.base, held, evaluated.tuned, evaluated.channel, config.seed, config.guarded)
+    weighed = weigh(
+        evaluated.base, held, evaluated.tuned, evaluated.channel, config.seed, config.guarded, evaluated.chosen_by_rows
+    )
     return weighed | {"decision": "better" if weighed["better"] else "refused"}
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from .failure import JobError
 from .log import warn
+from .strict_json import make_json
 
 MARKER = "complete.json"
 STAGING = "tmp-"
@@ -64,7 +65,7 @@ def publish(root: Path, step: int, origin: Origin) -> Checkpoint:
 def _write_marker(folder: Path, step: int, origin: Origin) -> None:
     files = {name: [size, _digest(folder / name)] for name, size in _sizes(folder).items()}
     marker = {"step": step, **asdict(origin), "files": files}
-    (folder / MARKER).write_text(json.dumps(marker, indent=1, sort_keys=True), encoding="utf-8")
+    (folder / MARKER).write_text(make_json(marker, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _sizes(folder: Path) -> dict[str, int]:

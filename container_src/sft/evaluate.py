@@ -21,7 +21,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss) if self.loss < 700 else math.inf  # exp overflows past 709
+        return perplexity_of(self.loss)
 
     def as_metrics(self, prefix: str) -> dict[str, float]:
         return {
@@ -30,6 +30,10 @@ class Score:
             f"{prefix}_mean_token_accuracy": self.mean_token_accuracy,
             f"{prefix}_tokens": self.tokens,
         }
+
+
+def perplexity_of(loss: float) -> float:
+    return math.inf if loss > 700 else math.exp(loss)  # exp overflows past 709
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from .artifact import save_artifact, write_results
+from .artifact import save_artifact, write_json, write_results
 from .batches import Padding
 from .challenge import Evaluated, challenge, end_unchanged, reuse_stand_in
 from .champion import read_champion
@@ -19,6 +19,7 @@ from .config import TrainConfig
 from .curves import find_notes
 from .data import Encoded, Row, encode, load_rows
 from .environment import import_libraries, prepare_environment, process_count
+from .failure import JobError
 from .log import is_first_process, say, warn
 from .manifest import describe_end, describe_start, device_name, make_manifest, make_origin, peak_memory_gib
 from .model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
@@ -44,6 +45,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     test_rows = load_rows(paths.test) if paths.test else []
     publication = check_publication(paths)
     champion = read_champion(paths.champion)
+    check_eval_rows(config, len(eval_rows))
     origin = make_origin(config, train_rows, publication.get("data_digest", ""))
     say(f"Rows: {len(train_rows)} train, {len(eval_rows)} eval, {len(test_rows)} test.")
     if end_unchanged(champion, origin, config, paths, publication):
@@ -132,7 +134,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
         save_artifact(paths.output, model, tokenizer, Path(stand_in.name) if stand_in else None, config.adapter_folder)
         write_results(paths.output, metrics, manifest)
         # beside the checkpoints, where the launcher reads it: SageMaker calls a job that stopped by itself Completed
-        (paths.checkpoints / "outcome.json").write_text(json.dumps({"outcome": manifest["outcome"], "steps": done}))
+        write_json(paths.checkpoints / "outcome.json", {"outcome": manifest["outcome"], "steps": done})
 
     # base against tuned, on rows that no step has seen
     evaluated = time.monotonic()
@@ -142,6 +144,9 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
         final = compare_with_base(trainer, channel, rows, kept, config)
     elif test or evaluation:
         say("No final evaluation: a job that was asked to stop has no time for it.")
+    problem = find_broken_result(final.comparison)
+    if problem:
+        manifest |= {"outcome": "failed", "reason": problem}
     metrics |= {
         **_final_numbers(final.comparison),
         "peak_memory_gib": round(peak_memory_gib(), 3),
@@ -149,12 +154,24 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
         "seconds": round(time.monotonic() - started, 2),
     }
     if is_first_process():
+        write_json(paths.checkpoints / "outcome.json", {"outcome": manifest["outcome"], "steps": done})
         write_results(paths.output, metrics, manifest, final.comparison)
         _say_outcome(manifest, metrics, paths.output)
     if champion is not None:
         challenge(trainer, champion, final, config, paths, manifest, os.environ)
     if stand_in is not None:
         stand_in.cleanup()
+    if problem:
+        raise JobError(problem)
+
+
+def check_eval_rows(config: TrainConfig, rows: int) -> None:
+    """Settings that go by the eval loss would do nothing without rows to take it from."""
+    if not rows and (config.load_best_model_at_end or config.early_stopping_patience):
+        raise JobError(
+            "load_best_model_at_end and early_stopping_patience go by the eval loss, and there are no eval rows. Give "
+            "the job an eval channel or eval_data_path, or leave both settings out."
+        )
 
 
 def encode_rows(channel: str, rows: list[Row], tokenizer: Any, config: TrainConfig) -> list[Encoded]:
@@ -188,9 +205,20 @@ def compare_with_base(trainer: Any, channel: str, rows: list[Encoded], kept: int
     tuned = latest if channel == "eval" and step == kept and latest is not None else trainer.score(rows)
     with model.disable_adapter():
         base = trainer.score(rows)
-    comparison = compare(base, tuned, channel, config.seed)
+    chosen_by_rows = channel == "eval" and config.load_best_model_at_end
+    comparison = compare(base, tuned, channel, config.seed, chosen_by_rows=chosen_by_rows)
     say(f"Evaluation: {comparison['sentence']}")
     return Evaluated(comparison, channel, rows, base, tuned)
+
+
+def find_broken_result(comparison: dict[str, Any]) -> str:
+    """Why the tuned model is of no use to anybody, and what to do, or ""."""
+    if not comparison or math.isfinite(comparison["tuned"]["loss"]["value"]):
+        return ""
+    return (
+        f"The tuned model is of no use. {comparison['sentence']} Lower learning_rate or max_grad_norm, add "
+        "warmup_steps, or use bfloat16 instead of float16, and submit with --fresh."
+    )
 
 
 def _final_numbers(comparison: dict[str, Any]) -> dict[str, Any]:

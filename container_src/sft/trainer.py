@@ -26,7 +26,7 @@ from .batches import Padding, StepDataset
 from .best import Best
 from .checkpoint import Origin, prune, publish, staging_folder
 from .config import TrainConfig
-from .curves import evaluations_without_gain, find_notes
+from .curves import evaluations_without_gain, find_explosion, find_notes
 from .data import Encoded
 from .environment import process_count
 from .evaluate import RowScores, score_rows
@@ -155,7 +155,7 @@ class AfterStep(transformers.TrainerCallback):
 
 
 class MetricLines(transformers.TrainerCallback):
-    """Prints and keeps what the trainer logs; ends the job when the loss is no longer a number."""
+    """Prints and keeps what the trainer logs; ends the job when the loss is no longer a number or explodes."""
 
     def __init__(self, schedule: Schedule, file: MetricsFile) -> None:
         self._schedule = schedule
@@ -177,6 +177,8 @@ class MetricLines(transformers.TrainerCallback):
             if note.kind not in self._noted:
                 self._noted.add(note.kind)
                 say(f"[health] {note.text}")
+        if explosion := find_explosion(state.log_history):
+            raise JobError(explosion)
 
 
 def _is_metric(logs: dict[str, float]) -> bool:

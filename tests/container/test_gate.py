@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,25 @@ def test_a_champion_worse_than_the_base_does_not_lower_the_bar() -> None:
     found = _weigh(1.0, 3.0, 2.0)
     assert not found["better"]
     assert found["reasons"] == ["Guarded: the loss is 1 above the base's."]
+
+
+def test_a_loss_that_is_not_a_number_is_never_better() -> None:
+    for held in (None, 2.0, math.nan):
+        found = _weigh(3.0, held, math.nan)
+        assert not found["better"]
+        assert "not a number" in found["reasons"][0]
+
+
+def test_a_base_that_cannot_be_measured_guards_nothing() -> None:
+    found = _weigh(math.nan, 3.0, 2.0)
+    assert not found["better"]
+    assert found["reasons"][0].startswith("Guarded: A loss is not a number")
+
+
+def test_a_challenger_chosen_by_the_rows_it_is_weighed_on_says_so() -> None:
+    found = weigh(_scores(3.0), _scores(2.0), _scores(1.5), "eval", 1, GUARDS, chosen_by_rows=True)
+    assert found["better"]
+    assert "These rows also chose the best checkpoint" in found["sentence"]
 
 
 def test_verdicts_say_what_happens_to_the_champion() -> None:

@@ -178,7 +178,7 @@ def test_the_metrics_file_continues_after_a_resume(tmp_path: Path) -> None:
     file.start([{"step": 1, "loss": 3.0}])
     file.append({"step": 2, "loss": math.inf})
     lines = [json.loads(line) for line in (tmp_path / "model" / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": "inf"}]
+    assert lines == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": None}]
 
 
 def test_renamed_arguments_are_translated_and_none_is_dropped_in_silence() -> None:
