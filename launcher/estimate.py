@@ -32,6 +32,8 @@ class Estimate:
     count: int
     max_runtime_s: int
     spot: bool
+    keep_alive_s: int = 0
+    jobs: int = 1
     memory: Memory | None = None
     duration: Duration | None = None
     price: Price | None = None
@@ -39,13 +41,14 @@ class Estimate:
 
     @property
     def at_most(self) -> float | None:
-        """Dollars, when the job runs up to its limit."""
-        return self._dollars(self.max_runtime_s)
+        """Dollars, when the job runs up to its limit, and the one that follows a spot job too; then a warm pool."""
+        return self._dollars(self.jobs * self.max_runtime_s + self.keep_alive_s)
 
     @property
     def cost(self) -> tuple[float, float] | None:
-        """Dollars, low and high; the limit ends whatever takes longer."""
-        low, high = (self._dollars(seconds) for seconds in self._billed())
+        """Dollars, low and high; the limit ends whatever takes longer. The next job may take a warm pool at once."""
+        shortest, longest = self._billed()
+        low, high = self._dollars(shortest), self._dollars(longest + self.keep_alive_s)
         return None if low is None or high is None or not self.duration else (low, high)
 
     def _billed(self) -> tuple[float, float]:
@@ -95,13 +98,25 @@ class Estimate:
         if self.price is None or self.at_most is None:
             return f"not known: there is no price for {self.instance} here"
         rate = f"${self.price.usd_per_hour:,.3f} an hour" + (f" x {self.count}" if self.count > 1 else "")
-        most = f"at most ${self.at_most:,.2f} ({rate}, {self.price.source})"
+        most = f"at most ${self.at_most:,.2f} ({rate}, {self.price.source}{self._what_is_in_it()})"
         return f"${self.cost[0]:,.2f} to ${self.cost[1]:,.2f}, {most}" if self.cost else most
+
+    def _what_is_in_it(self) -> str:
+        words = "; the spot job and the one on demand after it, each up to the limit" if self.jobs > 1 else ""
+        return words + (f"; {self.keep_alive_s:,} s of its warm pool included" if self.keep_alive_s else "")
 
 
 def make_estimate(plan: Plan, price: Price | None = None) -> Estimate:
     compute = plan.recipe.compute
-    found = Estimate(compute.instance, compute.count, compute.max_runtime_s, compute.spot, price=price)
+    found = Estimate(
+        compute.instance,
+        compute.count,
+        compute.max_runtime_s,
+        compute.spot,
+        compute.keep_alive_s,
+        jobs=2 if compute.on_demand_after_wait else 1,
+        price=price,
+    )
     config, known = plan.config, find_instance(compute.instance)
     train = next((channel for channel in plan.channels if channel.name == "train"), None)
     try:
@@ -186,16 +201,28 @@ def limit_cost(plan: Plan, found: Estimate) -> Plan:
             hint="Use an instance with a known price, sign in to have it looked up, or set max_runtime instead.",
         )
     rate = found.price.usd_per_hour * found.count / 3600
-    seconds = int(most / rate) - STOPPING_S
+    seconds = int((most / rate - found.keep_alive_s) / found.jobs) - STOPPING_S
     needed = found.duration.low if found.duration else SHORTEST_S
     if seconds < needed:
+        pool = f" beside {found.keep_alive_s / 60:,.0f} of its warm pool" if found.keep_alive_s else ""
+        twice = " for each of two jobs, on spot and then on demand" if found.jobs > 1 else ""
+        dollars = ((needed + STOPPING_S) * found.jobs + found.keep_alive_s) * rate
         raise RecipeError(
-            f"${most:,.2f} buys {max(seconds, 0) / 60:,.0f} minutes of {found.instance} at "
+            f"${most:,.2f} buys {max(seconds, 0) / 60:,.0f} minutes of {found.instance}{twice}{pool} at "
             f"${found.price.usd_per_hour:,.3f} an hour ({found.price.source}); this job takes at least "
-            f"{needed / 60:,.0f}, which is ${(needed + STOPPING_S) * rate:,.2f}.",
-            hint="Raise --max-cost, train fewer steps, or use a cheaper instance.",
+            f"{needed / 60:,.0f}, which is ${dollars:,.2f}.",
+            hint=_what_would_be_cheaper(found),
         )
     return limit_runtime(plan, seconds) if seconds < plan.recipe.compute.max_runtime_s else plan
+
+
+def _what_would_be_cheaper(found: Estimate) -> str:
+    advice = ["Raise --max-cost", "train fewer steps"]
+    if found.keep_alive_s:
+        advice.append("keep the instance alive for less time")
+    if found.jobs > 1:
+        advice.append("leave on_demand_after_wait out")
+    return f"{', '.join(advice)}, or use a cheaper instance."
 
 
 def limit_runtime(plan: Plan, seconds: int) -> Plan:

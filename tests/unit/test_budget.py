@@ -56,6 +56,33 @@ def test_several_instances_cost_several_times_as_much(plan_for: MakePlan) -> Non
     assert cost(two).found.at_most == pytest.approx(2 * 4 * 1.408)
 
 
+def test_a_warm_pool_is_billed_after_the_job_and_stands_in_the_sum_and_under_the_limit(plan_for: MakePlan) -> None:
+    plain, warm = (cost(plan_for(compute__keep_alive=seconds)).found for seconds in (0, 3600))
+    assert warm.at_most == pytest.approx((plain.at_most or 0) + 1.408)
+    assert plain.cost and warm.cost
+    assert warm.cost == pytest.approx((plain.cost[0], plain.cost[1] + 1.408))  # the next job may take it over at once
+    assert "at most $7.04 ($1.408 an hour, a test; 3,600 s of its warm pool included)" in dict(warm.rows())["cost"]
+    limited = cost(plan_for(compute__keep_alive=3600, compute__max_cost=2)).plan
+    seconds = limited.recipe.compute.max_runtime_s
+    assert 1.99 < (seconds + 120 + 3600) / 3600 * 1.408 <= 2
+    with pytest.raises(
+        RecipeError, match=r"\$1.50 buys 2 minutes of ml.g5.xlarge beside 60 of its warm pool"
+    ) as refused:
+        cost(plan_for(compute__keep_alive=3600, compute__max_cost=1.5))
+    assert "keep the instance alive for less time" in refused.value.hint
+
+
+def test_a_spot_job_and_the_one_on_demand_after_it_may_each_run_to_the_limit(plan_for: MakePlan) -> None:
+    both = cost(plan_for(compute__spot=True, compute__on_demand_after_wait=True))
+    assert both.found.at_most == pytest.approx(2 * 4 * 1.408)
+    assert "each up to the limit" in rows(both)["cost"]
+    limited = cost(plan_for(compute__spot=True, compute__on_demand_after_wait=True, compute__max_cost=3)).plan
+    assert 2.99 < 2 * (limited.recipe.compute.max_runtime_s + 120) / 3600 * 1.408 <= 3
+    with pytest.raises(RecipeError, match="for each of two jobs") as refused:
+        cost(plan_for(compute__spot=True, compute__on_demand_after_wait=True, compute__max_cost=0.1))
+    assert "leave on_demand_after_wait out" in refused.value.hint
+
+
 def test_spot_is_said_to_have_no_list_price(plan_for: MakePlan) -> None:
     assert "never above" in rows(cost(plan_for(compute__spot=True)))["spot"]
     assert "spot" not in rows(cost(plan_for()))
