@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 from collections.abc import Iterator
 from typing import Any
@@ -20,8 +21,9 @@ from .batches import Padding
 from .data import Encoded
 from .decoder import Decoder, find_obstacle
 from .evaluate import sum_tokens
+from .fast_conditions import find_reason
 from .log import say, warn
-from .memory_plan import OVERHEAD, Setting, Shape, choose_setting, estimate_bytes
+from .memory_plan import OVERHEAD, ROOM, Setting, Shape, choose_setting, estimate_bytes
 from .packing import TILE, Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 BUCKETS = 8
@@ -31,8 +33,6 @@ STEPS_PER_BUCKET = 8
 STEP_DOWN = 0.85
 # bfloat16 rounds to three digits; a wrong formula is off by far more
 AGREEMENT = 0.02
-# of the memory that is free at the first step; evaluations and the allocator's gaps want some too
-ROOM = 0.94
 # few, since the plain path's logits are large
 CHECKED_TOKENS = 128
 
@@ -58,21 +58,16 @@ def shape_of(model: Any) -> Shape:
 
 def find_reason_against(model: Any, config: Any, dtype: Any, processes: int) -> str:
     """Why a job's steps must take the plain path, or ""."""
-    if config.fast_step == "off":
-        return "the recipe says fast_step = off"
-    if processes > 1:
-        return "several processes share a step"
-    if config.fast_step == "on" and not torch.cuda.is_available():
-        return find_obstacle(model, config)
-    if not torch.cuda.is_available():
-        return "there is no GPU"
-    if dtype != torch.bfloat16:
-        return f"the arithmetic is {str(dtype).removeprefix('torch.')}"
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "triton is not installed"
-    return find_obstacle(model, config)
+    has_gpu = torch.cuda.is_available()
+    ask = functools.partial(getattr, model.get_base_model().config)
+    if reason := find_reason(config, ask, str(dtype).removeprefix("torch."), processes, has_gpu):
+        return reason
+    if has_gpu:
+        try:
+            import triton  # noqa: F401
+        except ImportError:
+            return "triton is not installed"
+    return find_obstacle(model)
 
 
 class FastStep:

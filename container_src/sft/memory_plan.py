@@ -9,6 +9,8 @@ from dataclasses import dataclass
 LOGITS_AT_ONCE = 1024
 # kernels, matrix libraries' workspaces, graphs, and what the allocator cannot use
 OVERHEAD = 512 * 2**20
+# of the memory that is free at the first step; evaluations and the allocator's gaps want some too
+ROOM = 0.94
 # below this many tokens the matrix units starve
 EFFICIENT_TOKENS = 1024
 
