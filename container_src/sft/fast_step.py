@@ -23,8 +23,8 @@ from .decoder import Decoder, find_obstacle
 from .evaluate import sum_tokens
 from .fast_conditions import find_reason
 from .log import say, warn
-from .memory_plan import OVERHEAD, ROOM, Setting, Shape, choose_setting, estimate_bytes
-from .packing import TILE, Layout, choose_buckets, find_bucket, pack, split_by_tokens
+from .memory_plan import OVERHEAD, ROOM, TILE, Setting, Shape, choose_setting, estimate_bytes, whole_tiles
+from .packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 BUCKETS = 8
 # a bucket's graph takes as long to capture as its shorter padding saves in about so many steps
@@ -80,7 +80,7 @@ class FastStep:
         self._dtype = dtype
         self._cuda = torch.cuda.is_available()
         self._graphless = False
-        self._longest = -(-max(len(row.input_ids) for rows in steps for row in rows) // TILE) * TILE
+        self._longest = whole_tiles(max(len(row.input_ids) for rows in steps for row in rows))
         self._step_tokens = max(sum(len(row.input_ids) for row in rows) for rows in steps)
         self.setting: Any = None
         self._decoder: Decoder | None = None
@@ -90,9 +90,8 @@ class FastStep:
     def _choose(self, room: int | None) -> Setting:
         if not self._cuda:
             return Setting(self._step_tokens, resident=True, checkpointing=False, graph=False)
-        tokens = -(-self._step_tokens // TILE) * TILE + TILE
         setting = choose_setting(
-            shape_of(self._model), tokens, self._longest, int(ROOM * _free()) if room is None else room
+            shape_of(self._model), self._step_tokens, self._longest, int(ROOM * _free()) if room is None else room
         )
         if setting is None:
             raise NoFastStep("no way to pack a step fits the memory that is left")
@@ -194,7 +193,7 @@ class FastStep:
         decoder = self._decoder
         assert decoder is not None
         tokens = sum(len(row.input_ids) for row in rows)
-        layout = Layout(-(-tokens // TILE) * TILE, len(rows) + TILE) if self._cuda else Layout(tokens, len(rows))
+        layout = Layout(whole_tiles(tokens), len(rows) + TILE) if self._cuda else Layout(tokens, len(rows))
         numbers = torch.tensor(pack(rows, layout, self._longest, 1, 0)).to(decoder.device)
         ours = decoder.run(layout.split(numbers), with_gradients=False)[0].item()
         batch = {name: tensor.to(decoder.device) for name, tensor in Padding(0, 0).batch(rows).items()}

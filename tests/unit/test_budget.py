@@ -116,10 +116,27 @@ def test_what_cannot_fit_is_refused_with_what_would(plan_for: MakePlan) -> None:
     with pytest.raises(RecipeError, match=r"at least \d\d\.\d GiB .* ml.g4dn.xlarge has a T4 of 16 GB") as refused:
         cost(huge)
     assert refused.value.exit_code == 2
-    for advice in ("gradient_checkpointing = true", "per_device_train_batch_size", "load_in_4bit", "--instance ml."):
-        assert advice in refused.value.hint
+    assert refused.value.hint == "What would help: model.load_in_4bit = true; --instance ml.g6e.xlarge."
     with pytest.raises(RecipeError, match="GiB"):
         keep_budget(huge)  # a notebook's submit
+
+
+def test_several_gpus_cannot_step_down_and_are_told_what_to_set(plan_for: MakePlan) -> None:
+    wide = {"training__per_device_train_batch_size": 6, "data__padding": "max_length"}
+    with pytest.raises(RecipeError, match="GiB") as refused:
+        cost(plan_for(compute__instance="ml.g5.12xlarge", **wide))
+    for advice in ("gradient_checkpointing = true", "per_device_train_batch_size", "--instance ml."):
+        assert advice in refused.value.hint
+    alone = rows(cost(plan_for(**wide)))
+    assert "fits the A10G's 24 GB" in alone["memory"] and alone["step"].startswith("fast: ")
+
+
+def test_an_evaluation_that_cannot_fit_is_refused_before_the_first_one_fails(plan_for: MakePlan) -> None:
+    wide = {"training__per_device_eval_batch_size": 64, "data__padding": "max_length"}
+    with pytest.raises(RecipeError, match="GiB") as refused:
+        cost(plan_for(**wide))
+    assert "a smaller per_device_eval_batch_size" in refused.value.hint
+    assert "fits" in rows(cost(plan_for(**wide, data__eval="", training__eval_strategy="no")))["memory"]
 
 
 def test_what_may_fit_is_not_refused(plan_for: MakePlan) -> None:

@@ -96,7 +96,9 @@ ALLOWED = {
     "local": {"local"},
     "budget": {"aws", "estimate", "plan", "recipe"},
     "capacity": {"aws", "compute", "plan"},
-    "estimate": {"data", "memory_model", "plan", "time_model"},
+    "estimate": {"memory_model", "plan", "step_model", "time_model"},
+    "step_model": {"fast_model", "memory_model", "time_model"},
+    "fast_model": {"memory_model", "time_model"},
     "memory_model": set(),
     "time_model": {"memory_model"},
     "price_table": set(),
@@ -119,8 +121,9 @@ BRIDGES = {
     "champion": {"champion"},
     "scheduled": {"publication"},
     "memory_model": {"architectures", "config"},
+    "fast_model": {"config", "fast_conditions", "memory_plan"},
+    "step_model": {"config", "memory_plan"},
     "time_model": {"config", "steps"},
-    "estimate": {"config"},
 }
 
 
