@@ -17,6 +17,7 @@ from launcher import fallback
 from launcher.aws import jobs
 from launcher.aws.session import Session, open_session
 from launcher.aws.site import LOCAL_SITE, find_site
+from launcher.cli import following
 from launcher.job import Job
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
@@ -108,7 +109,10 @@ def test_python_s_wait_goes_on_as_the_command_line_s_does(start_spot: Callable[[
     assert (state.status.value, state.spot, state.name) == ("completed", False, job.name)
     assert job.name != spot and job.run == "python"
     assert [line for line in said if spot in line and "on demand" in line] == said
-    assert other.wait(60).name == job.name  # a second follower starts no second job
+    # a second follower, of the log, starts no second job and reads on in the one that there is
+    lines: list[str] = []
+    assert following.follow(other, lines.append) == 0
+    assert other.name == job.name and "on demand" in lines
     assert len(list(jobs.iter_jobs(session, "python-"))) == 2
 
 
