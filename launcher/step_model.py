@@ -35,6 +35,9 @@ def estimate_steps(
     processes: int,
 ) -> Steps:
     """`model` is config.json; `train` and `evaluation` are rows before padding."""
+    if evaluation:
+        at_once = min(config.per_device_eval_batch_size, math.ceil(evaluation.count / processes))
+        config = replace(config, per_device_eval_batch_size=at_once)
     shape, gpu = make_shape(model), on.gpu if on else ""
     padded = pad_rows(train, config)
     scored = _lengths(pad_rows(evaluation, config), config) if evaluation else None

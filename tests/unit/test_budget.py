@@ -23,7 +23,7 @@ MakePlan = Callable[..., Plan]
 @pytest.fixture
 def plan_for(write_rows: Callable[..., Path]) -> MakePlan:
     train = write_rows("train.jsonl", [{"text": f"row {number} " + "word " * 200} for number in range(64)])
-    held_out = write_rows("eval.jsonl", [{"text": f"eval {number} " + "word " * 200} for number in range(8)])
+    held_out = write_rows("eval.jsonl", [{"text": f"eval {number} " + "word " * 200} for number in range(64)])
 
     files = {"data.train": str(train), "data.eval": str(held_out)}
 
@@ -137,6 +137,12 @@ def test_an_evaluation_that_cannot_fit_is_refused_before_the_first_one_fails(pla
         cost(plan_for(**wide))
     assert "a smaller per_device_eval_batch_size" in refused.value.hint
     assert "fits" in rows(cost(plan_for(**wide, data__eval="", training__eval_strategy="no")))["memory"]
+
+
+def test_few_rows_are_evaluated_in_smaller_batches(plan_for: MakePlan, write_rows: Callable[..., Path]) -> None:
+    few = write_rows("few.jsonl", [{"text": f"few {number}"} for number in range(4)])
+    plan = plan_for(training__per_device_eval_batch_size=64, data__padding="max_length", data__eval=str(few))
+    assert "fits" in rows(cost(plan))["memory"]
 
 
 def test_what_may_fit_is_not_refused(plan_for: MakePlan) -> None:
