@@ -59,7 +59,7 @@ def make_costed(plan: Plan, find_price: FindPrice) -> Costed:
         found = make_estimate(plan)
         return Costed(_with_warning(plan, found), found)
     for one in _iter_types(plan):
-        check_fits(make_estimate(one), plan.config)
+        check_fits(make_estimate(one), plan)
     found = make_estimate(plan, find_price())
     limited = limit_cost(plan, found)
     return Costed(limited, dataclasses.replace(found, max_runtime_s=limited.recipe.compute.max_runtime_s))
@@ -74,7 +74,7 @@ def _iter_types(plan: Plan) -> Iterator[Plan]:
 
 def _with_warning(plan: Plan, found: Estimate) -> Plan:
     try:
-        check_fits(found, plan.config)
+        check_fits(found, plan)
     except InputError as error:
         note = f"as a job on {found.instance} this would be refused: {error.message} {error.hint}"
         return dataclasses.replace(plan, notes=(*plan.notes, note))

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import enum
 import itertools
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,14 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from launcher import ledger
+from launcher import ledger, on_demand
 from launcher.aws import jobs
 from launcher.aws.logs import iter_log_lines
 from launcher.aws.reasons import find_fix, is_capacity_error
 from launcher.aws.s3 import find_object, split_uri
 from launcher.aws.session import Session, open_session
 from launcher.errors import ArtifactError, CloudError, CredentialsError, JobFailed, JobStopped, UnknownJob
-from launcher.progress import Track, untracked
+from launcher.job_names import is_scheduled, run_of
+from launcher.progress import Say, Track, silent, untracked
 from launcher.results.adapters import Adapter, fetch_adapter
 from launcher.results.comparison import Results, fetch_results
 from launcher.results.metrics import Metrics, iter_metrics
@@ -30,9 +30,6 @@ from launcher.tables import html_table
 TAIL_LINES = 40
 STATUS_POLL_S = 5.0
 LOCAL_STATUS_POLL_S = 0.5
-STAMP = re.compile(r"-\d{8}-\d{6}$")
-# The execution id of a scheduled job: sixteen letters and digits, or a UUID.
-EXECUTION = re.compile(r"-((?=[a-z]*\d)[0-9a-z]{16}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
 
 
 class Status(enum.Enum):
@@ -199,19 +196,37 @@ class Job:
         """Every metric line of the log, in order."""
         return list(iter_metrics(self.logs()))
 
-    def wait(self, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep) -> JobState:
+    def wait(
+        self, timeout: float | None = None, *, say: Say = silent, sleep: Callable[[float], None] = time.sleep
+    ) -> JobState:
         """Until the job is over. Raises JobFailed or JobStopped; TimeoutError leaves the job running."""
-        return self.check(self.wait_over(timeout, sleep=sleep))
+        return self.check(self.wait_over(timeout, say=say, sleep=sleep))
 
-    def wait_over(self, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep) -> JobState:
-        """Until the job is over, however it ended."""
+    def wait_over(
+        self, timeout: float | None = None, *, say: Say = silent, sleep: Callable[[float], None] = time.sleep
+    ) -> JobState:
+        """Until the job is over, however it ended, and with it the on-demand job that may follow it: see go_on."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = STATUS_POLL_S if self.session.place == "aws" else LOCAL_STATUS_POLL_S
-        while not (state := self.state()).status.is_over:
+        while True:
+            state = self.state()
+            if state.status.is_over and not self.go_on(state, say, sleep=sleep):
+                return state
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"{self.name} is still {state.status.value} after {timeout:g} s; it goes on.")
-            sleep(pause)
-        return state
+                raise TimeoutError(f"{self.name} is not over after {timeout:g} s; it goes on.")
+            if not state.status.is_over:
+                sleep(pause)
+
+    def go_on(self, state: JobState, say: Say = silent, *, sleep: Callable[[float], None] = time.sleep) -> bool:
+        """Of a spot job that got no capacity, become the job that follows it on demand, where its recipe says so.
+
+        That job is started here, unless another follower has; this handle is a handle on it from then on.
+        """
+        if not (state.spot and state.lacked_capacity):
+            return False
+        following = on_demand.find_next(self.session, self.description(), say, sleep=sleep)
+        self.name = following or self.name
+        return bool(following)
 
     def check(self, state: JobState) -> JobState:
         """The state of a job that is over, if it ended well; else the error that tells how it ended."""
@@ -371,15 +386,6 @@ def attach(name: str, place: str | None = None) -> Job:
         if found := _pick(name, names):
             return Job(found, session)
     raise UnknownJob(f"There is no job {name!r}.", hint=_suggest_job(name, place))
-
-
-def run_of(job: str) -> str:
-    """The run, or the schedule, that a job's name begins with."""
-    return EXECUTION.sub("", STAMP.sub("", job))
-
-
-def is_scheduled(job: str) -> bool:
-    return EXECUTION.search(job) is not None
 
 
 def _pick(name: str, newest_first: list[str]) -> str | None:

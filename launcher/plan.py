@@ -24,11 +24,11 @@ from launcher.data.preparing import Prepared
 from launcher.data.settings import CHANNELS
 from launcher.errors import DataError, RecipeError, RunError
 from launcher.isolation import check_isolation
+from launcher.job_names import make_stamp
 from launcher.progress import Track, untracked
 from launcher.recipe import PATH_STARTS, Recipe
 from launcher.tables import html_table
 
-STAMP_FORMAT = "%Y%m%d-%H%M%S"
 JOB_NAME_LIMIT = 63
 RUN_NAME_LIMIT = JOB_NAME_LIMIT - len("-20260101-000000")
 RUN_NAME = re.compile(r"[a-z0-9](-*[a-z0-9])*")
@@ -145,10 +145,6 @@ def make_plan(
         gpus=gpus,
         notes=(*_notes(recipe, image, prepared, channels), *(str(warning) for warning in report.warnings)),
     )
-
-
-def make_stamp(now: datetime | None = None) -> str:
-    return (now or datetime.now(UTC)).strftime(STAMP_FORMAT)
 
 
 def _own_code(recipe: Recipe) -> tuple[Path, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .config import TrainConfig
 from .failure import JobError
+from .fast_conditions import choose_arithmetic
 from .log import say, warn
 from .paths import Paths
 
@@ -87,9 +88,8 @@ def choose_dtype(config: TrainConfig) -> Any:
     if not torch.cuda.is_available():
         return torch.float32  # half precision is emulated on most CPUs, and float16 lacks operations
     # is_bf16_supported() counts emulation: a T4 would say yes and run many times slower
-    half = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    asked = {"auto": half, "bfloat16": half, "float16": torch.float16, "float32": torch.float32}
-    return asked[config.compute_dtype]
+    chosen = choose_arithmetic(config.compute_dtype, torch.cuda.get_device_capability()[0] >= 8)
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[chosen]
 
 
 def say_dtype(config: TrainConfig, dtype: Any) -> None:

@@ -87,7 +87,7 @@ def run_logs(args: argparse.Namespace) -> int:
         for line in job.logs():
             emit(line)
         return 0
-    code, job = follow(job, emit)
+    code = follow(job, emit)
     if code == 0:
         job.check(job.state())
     return code
@@ -98,7 +98,7 @@ def run_wait(args: argparse.Namespace) -> int:
 
     job = _attach(args)
     try:
-        job, state = wait(job, args.timeout)
+        state = wait(job, args.timeout)
     except KeyboardInterrupt:
         console.say(f"{job.name} goes on without you; `launcher wait {job.name}` waits again.")
         return INTERRUPTED

@@ -186,7 +186,7 @@ def run_submit(args: argparse.Namespace) -> int:
             console.say(f"note: without a follower it stays on spot; `launcher wait {job.name}` takes care of the rest")
         return 0
     # a finished run has nothing to follow; what it left is fetched
-    code, job = follow(job, console.say) if started else (0, job)
+    code = follow(job, console.say) if started else 0
     return code if code == INTERRUPTED else finish(job, args.out or Path(plan.recipe.output.dir) / job.name, args.json)
 
 

@@ -74,9 +74,9 @@ def test_the_request_in_json_holds_the_limit_that_the_cost_sets(launch) -> None:
 
 
 def test_a_plan_that_cannot_fit_or_cannot_be_paid_is_refused_in_two_lines(launch) -> None:
-    wide = ("--set", "training.per_device_train_batch_size=64", "--set", "data.padding=max_length")
+    wide = ("--set", "model.load_in_4bit=false", "--set", "model.compute_dtype=float32")
     cases = (
-        (("--instance", "ml.g5.xlarge", *wide), "GiB of GPU memory"),
+        (("--model", "Qwen/Qwen2.5-7B", "--instance", "ml.g5.xlarge", *wide), "GiB of GPU memory"),
         (("--instance", "ml.g5.xlarge", "--max-cost", "0.01"), "buys 0 minutes"),
     )
     for words, text in cases:
