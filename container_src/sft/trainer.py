@@ -106,6 +106,7 @@ class StepTrainer(trl.SFTTrainer):
             self._costs.load(sums["costs"])
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
+        read_states_on_cpu()
         try:
             return super().train(*args, **kwargs)
         except NothingToTrain:
@@ -226,6 +227,15 @@ class StepTrainer(trl.SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: trl writes one beside every checkpoint."""
+
+
+def read_states_on_cpu() -> None:
+    """Processes that share a CPU ask for what a checkpoint holds on "cpu:0", and torch.load knows "cpu" alone."""
+
+    def restore(storage: Any, location: str) -> Any:
+        return storage if location.startswith("cpu:") else None
+
+    torch.serialization.register_package(5, lambda storage: None, restore)
 
 
 def _only_item(items: list[dict[str, Any]]) -> dict[str, Any]:

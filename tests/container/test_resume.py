@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,14 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from container_src import sft
 from container_src.sft.checkpoint import list_checkpoints
 from container_src.sft.config import TrainConfig
 from container_src.sft.costs import Costs, read_sums, write_sums
 from container_src.sft.meter import Meter
 from container_src.sft.steps import make_schedule
 
+TRAIN = Path(sft.__file__).parent.parent / "train.py"
 # one row a batch and many of them: an evaluation that takes seconds
 SETTINGS: dict[str, Any] = {
     "smoke": True,
@@ -77,7 +81,7 @@ def _attempt(base: Path, process: subprocess.Popen[str], stop_at: str) -> Attemp
         for line in process.stdout:
             lines.append(line)
             if line.startswith(stop_at):
-                process.send_signal(signal.SIGTERM)
+                os.kill(int((base / "output" / "pid").read_text()), signal.SIGTERM)
     killer.cancel()
     return Attempt(process.returncode, "".join(lines), _files(base))
 
@@ -206,6 +210,34 @@ def test_a_job_that_stopped_early_stays_so_when_it_is_submitted_again(attempts: 
     assert manifest["outcome"] == "completed"
     assert manifest["reason"].startswith("early stopping")
     assert again.read("metrics.json")["verdict"]
+
+
+def test_two_processes_give_up_an_evaluation_together(tmp_path: Path, make_base: Callable[[Path], Path]) -> None:
+    """SIGTERM reaches the first of them alone."""
+    base = _many_rows(make_base(tmp_path / "two"))
+    argv = [text for name, value in SETTINGS.items() for text in (f"--{name}", str(value))]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(TRAIN), *argv],
+        env={**os.environ, "SAGEMAKER_BASE_DIR": str(base)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    found = _attempt(base, process, "[metrics] step=4/10")
+    assert found.code == 0, found.log
+    assert "The evaluation of step 4 is given up: SIGTERM received" in found.log
+    assert [saved.step for saved in list_checkpoints(base / "checkpoints")] == [4]
+    # each one's share of the steps since the last metric line, of which there are none
+    assert read_sums(base / "checkpoints" / "checkpoint-4")["meter"]["since_line"]["sums"] == [[0, 0], [0, 0]]
+
+
+def test_processes_that_share_a_cpu_can_read_what_they_saved(tmp_path: Path) -> None:
+    from container_src.sft.trainer import read_states_on_cpu
+
+    torch.save({"weight": torch.ones(3)}, tmp_path / "optimizer.pt")
+    read_states_on_cpu()
+    found = torch.load(tmp_path / "optimizer.pt", map_location=torch.device("cpu:0"), weights_only=True)
+    assert found["weight"].tolist() == [1, 1, 1]
 
 
 ALONE = SimpleNamespace(
