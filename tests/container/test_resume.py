@@ -240,6 +240,54 @@ def test_processes_that_share_a_cpu_can_read_what_they_saved(tmp_path: Path) -> 
     assert found["weight"].tolist() == [1, 1, 1]
 
 
+@pytest.mark.filterwarnings("ignore")  # the libraries' own
+def test_the_trainer_saves_before_a_long_evaluation_and_again_after_it(
+    tmp_path: Path, tokenizers: dict[str, Any]
+) -> None:
+    from transformers import TrainerCallback
+
+    trainer = _tiny_trainer(tmp_path, tokenizers["llama"])
+    trainer.after_step.load({"evaluation_s": 599.5})  # as an earlier attempt measured it
+    saved = []
+
+    class Watch(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            saved.append((state.global_step, any("eval_loss" in line for line in state.log_history)))
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    # of step 4, once without its evaluation and once with it; by then an evaluation is known to be short
+    assert saved == [(4, False), (4, True), (8, True)]
+    assert [found.step for found in list_checkpoints(tmp_path / "checkpoints")] == [4, 8]
+    state = json.loads((tmp_path / "checkpoints" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert [line["step"] for line in state["log_history"] if "eval_loss" in line] == [4]
+
+
+def _tiny_trainer(folder: Path, tokenizer: Any) -> Any:
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    from container_src.sft.architectures import KNOWN, shrink
+    from container_src.sft.batches import Padding
+    from container_src.sft.checkpoint import Origin
+    from container_src.sft.data import Encoded
+    from container_src.sft.stop import Stopping
+    from container_src.sft.trainer import make_trainer
+
+    config = TrainConfig(max_steps=8, eval_steps=4, save_steps=4, optim="adamw_torch", fast_step="off")
+    shape = shrink(KNOWN["TinyLlama/TinyLlama-1.1B-Chat-v1.0"], vocabulary=64)
+    model = get_peft_model(
+        transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**shape)),
+        LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"),
+    )
+    rows = [Encoded([1, 2, 3], [1, 2, 3], False, True)] * 64
+    paths: Any = SimpleNamespace(checkpoints=folder / "checkpoints", output=folder / "model")
+    return make_trainer(
+        model, tokenizer, Padding(0, 0), rows, rows[:4], config, make_schedule(config, len(rows), 1), paths,
+        Origin("", ""), Stopping(), torch.float32,
+    )  # fmt: skip
+
+
 ALONE = SimpleNamespace(
     process_index=0, num_processes=1, device="cpu", reduce=lambda sums, reduction: sums, gather=lambda sums: sums
 )
