@@ -9,6 +9,7 @@ epoch's last, shorter accumulation after a resume in that epoch); and a faster w
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -229,6 +230,7 @@ class StepTrainer(trl.SFTTrainer):
         """None: trl writes one beside every checkpoint."""
 
 
+@functools.cache  # once in a process: torch cannot sort two of a kind
 def read_states_on_cpu() -> None:
     """Processes that share a CPU ask for what a checkpoint holds on "cpu:0", and torch.load knows "cpu" alone."""
 
