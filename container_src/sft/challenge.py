@@ -25,7 +25,7 @@ from .champion import (
 from .checkpoint import Origin
 from .config import TrainConfig
 from .data import Encoded
-from .evaluate import RowScores
+from .evaluate import AbandonedError, RowScores
 from .gate import weigh
 from .log import is_first_process, say
 from .model import Base
@@ -135,7 +135,10 @@ def _judge(
         return unjudged | {"reasons": ["there is no evaluation to judge by: the recipe needs eval or test rows"]}
     if problem := find_other_base(champion, manifest["config"]):
         return unjudged | {"reasons": [problem]}
-    held = score_champion(trainer, champion, evaluated.rows) if champion.job else None
+    try:
+        held = score_champion(trainer, champion, evaluated.rows) if champion.job else None
+    except AbandonedError:
+        return unjudged | {"reasons": ["the job was asked to stop before the champion was evaluated"]}
     weighed = weigh(
         evaluated.base, held, evaluated.tuned, evaluated.channel, config.seed, config.guarded, evaluated.chosen_by_rows
     )

@@ -17,6 +17,7 @@ from .data import Row
 from .environment import library_versions
 from .model import Base, describe_quantisation, folder_with_adapter
 from .steps import Schedule
+from .stop import ANOTHER
 
 
 def make_origin(config: TrainConfig, rows: list[Row], published: str = "") -> Origin:
@@ -84,10 +85,20 @@ def make_manifest(
     }
 
 
-def describe_end(done: int, kept: int, total: int, early_stop: str, reason: str) -> dict[str, Any]:
-    """How the job ended: early stopping is the recipe's own end, anything else before the last step is a stop."""
-    completed = done >= total or bool(early_stop)
-    why = "" if done >= total else early_stop or reason or "another process of the job was asked to stop"
+def describe_end(
+    done: int, kept: int, total: int, early_stop: str, reason: str, evaluated: bool = True
+) -> dict[str, Any]:
+    """How the job ended: early stopping is the recipe's own end, anything else before the last step is a stop.
+
+    So is a stop that left an evaluation undone: submitted again, the job makes it, and trains no step.
+    """
+    trained = done >= total or bool(early_stop)
+    completed = trained and evaluated
+    why = reason or ANOTHER
+    if completed:
+        why = "" if done >= total else early_stop
+    elif trained:
+        why += "; the training itself was done, an evaluation was not"
     return {"outcome": "completed" if completed else "stopped", "reason": why, "steps_done": done, "kept_step": kept}
 
 
