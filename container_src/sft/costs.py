@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
