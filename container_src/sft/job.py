@@ -93,8 +93,9 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     schedule = make_schedule(config, len(train), process_count(os.environ))
     dtype = choose_dtype(config)
     trainer = make_trainer(
-        model, tokenizer, padding, train, evaluation, config, schedule, paths, origin, stopping, dtype, costs
-    )
+        model, tokenizer, padding, train, evaluation, config, schedule, paths, origin, stopping, dtype, costs,
+        resume.path if resume else None,
+    )  # fmt: skip
     _say_optimizer(config, trainer.optimizer_name)
     say(
         f"Training: {schedule.total} steps, {schedule.per_epoch} an epoch, "

@@ -204,7 +204,12 @@ class StepTrainer(trl.SFTTrainer):
             meter = self.meter.save(self.accelerator)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
-                sums = {"meter": meter, "after_step": self.after_step.save(), "costs": self._costs.sums()}
+                sums = {
+                    "optimizer": self.optimizer_name,
+                    "meter": meter,
+                    "after_step": self.after_step.save(),
+                    "costs": self._costs.sums(),
+                }
                 write_sums(staged / f"checkpoint-{step}", sums)
                 publish(self._checkpoints, step, self._origin)
                 prune(self._checkpoints, self._config.save_total_limit)
@@ -269,9 +274,11 @@ def make_trainer(
     stopping: Stopping,
     dtype: torch.dtype,
     costs: Costs | None = None,
+    resume: Path | None = None,
 ) -> StepTrainer:
     reason = find_reason_against(model, config, dtype, process_count(os.environ))
-    optimizer = choose_optimizer(config, fast=not reason)
+    kept = read_sums(resume).get("optimizer", "") if resume else ""
+    optimizer = choose_optimizer(config, fast=not reason, kept=kept)
     args = make_arguments(config, schedule, paths, dtype, optimizer)
     steps = make_steps(len(train), config.effective_batch_size * args.world_size, schedule.total, config.seed)
     dataset = StepDataset(

@@ -227,8 +227,10 @@ def test_two_processes_give_up_an_evaluation_together(tmp_path: Path, make_base:
     assert found.code == 0, found.log
     assert "The evaluation of step 4 is given up: SIGTERM received" in found.log
     assert [saved.step for saved in list_checkpoints(base / "checkpoints")] == [4]
+    sums = read_sums(base / "checkpoints" / "checkpoint-4")
+    assert sums["optimizer"] == "paged_adamw_32bit"
     # each one's share of the steps since the last metric line, of which there are none
-    assert read_sums(base / "checkpoints" / "checkpoint-4")["meter"]["since_line"]["sums"] == [[0, 0], [0, 0]]
+    assert sums["meter"]["since_line"]["sums"] == [[0, 0], [0, 0]]
 
 
 def test_processes_that_share_a_cpu_can_read_what_they_saved(tmp_path: Path) -> None:
