@@ -85,7 +85,7 @@ def test_neither_noise_nor_a_spike_nor_a_rise_from_nothing_ends_a_job(seed: int)
 
 
 def test_an_explosion_ends_the_job_with_a_reason(tmp_path: Path) -> None:
-    from container_src.sft.trainer import MetricLines
+    from container_src.sft.metric_lines import MetricLines
 
     schedule = make_schedule(TrainConfig(max_steps=300), rows=100, processes=1)
     lines = MetricLines(schedule, MetricsFile(tmp_path / "metrics.jsonl"))
