@@ -137,7 +137,7 @@ class JobState:
             rows.append(("model", self.model_uri))
         if self.reason:
             rows.append(("reason", self.reason))
-        if self.status.is_over and (fix := find_fix(self.reason, self.secondary)):
+        if self.status.is_over and (fix := find_fix(self.reason, self.secondary, self.name)):
             rows.append(("fix", fix))
         return rows
 

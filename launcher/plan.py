@@ -23,7 +23,7 @@ from launcher.data.prepared import find_or_prepare
 from launcher.data.preparing import Prepared
 from launcher.data.settings import CHANNELS
 from launcher.errors import DataError, RecipeError, RunError
-from launcher.isolation import check_isolation
+from launcher.isolation import check_isolation, network_notes
 from launcher.job_names import make_stamp
 from launcher.progress import Track, untracked
 from launcher.recipe import PATH_STARTS, Recipe
@@ -311,7 +311,7 @@ def find_git_revision(folder: Path) -> str:
 def _notes(
     recipe: Recipe, image: images.Image | None, prepared: Prepared | None, channels: tuple[Channel, ...]
 ) -> list[str]:
-    notes = compute_notes(recipe.compute)
+    notes = [*compute_notes(recipe.compute), *network_notes(recipe, channels)]
     if not any(channel.name == "eval" for channel in channels):
         notes.append("no evaluation: --eval names rows for it")
     if prepared:

@@ -197,7 +197,8 @@ def _confirm_cost(costed: Costed, agreed: bool) -> None:
 
     if costed.plan.recipe.compute.place == "local":
         return
-    console.say(costed.found.line())
+    for line in costed.lines():
+        console.say(line)
     if costed.worth_asking() and not agreed and console.can_ask() and not console.confirm("Submit it?"):
         raise RunError("Not submitted; nothing was sent.", hint="--yes answers; --max-cost sets a limit.")
 

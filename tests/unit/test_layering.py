@@ -71,7 +71,7 @@ ALLOWED = {
     "results": {"aws", "results"},
     "plan": {"base_model", "bundle", "compute", "data", "isolation", "recipe"},
     "base_model": {"recipe"},
-    "isolation": {"recipe"},
+    "isolation": {"data", "recipe"},
     "request": {"compute", "data", "plan", "recipe", "signal_shim"},
     "compute": {"recipe_sections"},
     "preparation": {"aws", "data", "recipe"},
