@@ -42,8 +42,8 @@ class Estimate:
 
     @property
     def at_most(self) -> float | None:
-        """Dollars, when the job runs up to its limit, and the one that follows a spot job too; then a warm pool."""
-        return self._dollars(self.jobs * self.max_runtime_s + self.keep_alive_s)
+        """Dollars, when the job runs up to its limit and is slow to stop, the one after a spot job too; then a warm pool."""
+        return self._dollars(self.jobs * (self.max_runtime_s + STOPPING_S) + self.keep_alive_s)
 
     @property
     def cost(self) -> tuple[float, float] | None:

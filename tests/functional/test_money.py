@@ -55,7 +55,7 @@ def test_a_plan_asks_the_price_list_once_a_day_and_never_loads_the_sdk(price_lis
     for _ in range(2):
         done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert "at most $3.93 ($2.000 an hour, AWS's price list for us-west-2, " in done.stdout
+        assert "at most $4.00 ($2.000 an hour, AWS's price list for us-west-2, " in done.stdout
         assert "limit          7,080 s" in done.stdout
         assert "loaded []" in done.stdout
     (filters,) = [call["Filters"] for call in asked]
@@ -115,7 +115,7 @@ def test_a_submit_asks_on_a_terminal_above_the_sum_and_goes_on_with_yes(
     os.close(owner)
     assert submit.returncode == code, shown
     assert ("Submit it? [y/N]" in shown) == asks
-    assert "at most $5.63 ($1.408 an hour, list price in us-east-1 from August 2026)" in shown
+    assert "at most $5.68 ($1.408 an hour, list price in us-east-1 from August 2026)" in shown
     assert ("nothing was sent" in shown) == (code == 2)
 
 

@@ -46,14 +46,14 @@ def test_a_plan_shows_its_memory_its_time_and_its_money(plan_for: MakePlan) -> N
     shown = rows(cost(plan_for()))
     assert "fits the A10G's 24 GB" in shown["memory"]
     assert "minutes for 200 steps" in shown["time"]
-    assert "at most $5.63 ($1.408 an hour, a test)" in shown["cost"]  # 4 h
+    assert "at most $5.68 ($1.408 an hour, a test)" in shown["cost"]  # 4 h, and 2 minutes to stop
     low, high = cost(plan_for()).found.cost or (0, 0)
-    assert 0 < low < high < 5.63
+    assert 0 < low < high < 5.68
 
 
 def test_several_instances_cost_several_times_as_much(plan_for: MakePlan) -> None:
     two = plan_for(compute__count=2)
-    assert cost(two).found.at_most == pytest.approx(2 * 4 * 1.408)
+    assert cost(two).found.at_most == pytest.approx(2 * (4 + 120 / 3600) * 1.408)
 
 
 def test_a_warm_pool_is_billed_after_the_job_and_stands_in_the_sum_and_under_the_limit(plan_for: MakePlan) -> None:
@@ -61,7 +61,7 @@ def test_a_warm_pool_is_billed_after_the_job_and_stands_in_the_sum_and_under_the
     assert warm.at_most == pytest.approx((plain.at_most or 0) + 1.408)
     assert plain.cost and warm.cost
     assert warm.cost == pytest.approx((plain.cost[0], plain.cost[1] + 1.408))  # the next job may take it over at once
-    assert "at most $7.04 ($1.408 an hour, a test; 3,600 s of its warm pool included)" in dict(warm.rows())["cost"]
+    assert "at most $7.09 ($1.408 an hour, a test; 3,600 s of its warm pool included)" in dict(warm.rows())["cost"]
     limited = cost(plan_for(compute__keep_alive=3600, compute__max_cost=2)).plan
     seconds = limited.recipe.compute.max_runtime_s
     assert 1.99 < (seconds + 120 + 3600) / 3600 * 1.408 <= 2
@@ -74,7 +74,7 @@ def test_a_warm_pool_is_billed_after_the_job_and_stands_in_the_sum_and_under_the
 
 def test_a_spot_job_and_the_one_on_demand_after_it_may_each_run_to_the_limit(plan_for: MakePlan) -> None:
     both = cost(plan_for(compute__spot=True, compute__on_demand_after_wait=True))
-    assert both.found.at_most == pytest.approx(2 * 4 * 1.408)
+    assert both.found.at_most == pytest.approx(2 * (4 + 120 / 3600) * 1.408)
     assert "each up to the limit" in rows(both)["cost"]
     limited = cost(plan_for(compute__spot=True, compute__on_demand_after_wait=True, compute__max_cost=3)).plan
     assert 2.99 < 2 * (limited.recipe.compute.max_runtime_s + 120) / 3600 * 1.408 <= 3
@@ -210,7 +210,7 @@ def test_a_cost_limit_is_written_in_any_of_these_ways(plan_for: MakePlan, value:
 
 
 def test_asking_goes_by_what_the_job_may_cost(plan_for: MakePlan) -> None:
-    assert not cost(plan_for()).worth_asking()  # its limit is 5.63, but it takes minutes
+    assert not cost(plan_for()).worth_asking()  # its limit is 5.68, but it takes minutes
     assert cost(plan_for(compute__confirm_above=0.05)).worth_asking()
     assert cost(plan_for(model__id="nobody/nothing", compute__confirm_above=5)).worth_asking()
     assert not cost(plan_for(), None).worth_asking()
