@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from launcher import hub, images
+from launcher import gate_rights, hub, images
 from launcher.aws import identity, places, prices, quotas
 from launcher.aws.errors import explained
 from launcher.aws.quick import make_quick_client, run_together
@@ -220,7 +220,16 @@ def check_role(scene: Scene) -> Finding:
         return _missing(
             f"{scene.role} does not trust SageMaker", f"Allow {identity.SERVICE} sts:AssumeRole in its trust policy."
         )
+    if denied := _find_denied_promotion(scene, iam):
+        return _missing(denied.describe(scene.role), denied.fix)
     return _ok(f"{scene.role}, which SageMaker may assume")
+
+
+def _find_denied_promotion(scene: Scene, iam: Any) -> gate_rights.Right | None:
+    """A scheduled job would learn it after its training."""
+    pointer = f"{scene.bucket}/{scene.recipe.output.prefix.strip('/')}/champions/*".replace("//", "/")
+    rights = gate_rights.list_rights(scene.recipe, scene.role, pointer)
+    return next(iter(gate_rights.find_denied(iam, scene.role, rights)), None)
 
 
 def check_permissions(scene: Scene) -> Finding:
