@@ -122,7 +122,9 @@ def _find_no_judgement(recipe: Recipe, channels: tuple[Channel, ...]) -> tuple[s
 
 def check_champion(line: Line, plan: Plan) -> None:
     """Refuse a champion that no job of the plan could mount, or be weighed against."""
-    champion = read_champion(line).check()
+    champion = read_champion(line)
+    if champion.job:  # a placeholder is mended when the request is sent
+        champion.check()
     if problem := sft.find_other_base(sft.Champion(Path(), champion.record), dataclasses.asdict(plan.config)):
         raise RunError(f"No job of this schedule could be weighed: {problem}.", hint=OTHER_LINE)
 
