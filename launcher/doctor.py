@@ -220,13 +220,15 @@ def check_role(scene: Scene) -> Finding:
         return _missing(
             f"{scene.role} does not trust SageMaker", f"Allow {identity.SERVICE} sts:AssumeRole in its trust policy."
         )
-    if denied := _find_denied_promotion(scene, iam):
+    if denied := _find_lacking_right(scene, iam):
         return _missing(denied.describe(scene.role), denied.fix)
     return _ok(f"{scene.role}, which SageMaker may assume")
 
 
-def _find_denied_promotion(scene: Scene, iam: Any) -> gate_rights.Right | None:
-    """A scheduled job would learn it after its training."""
+def _find_lacking_right(scene: Scene, iam: Any) -> gate_rights.Right | None:
+    """What a scheduled job would miss after its training only."""
+    if not scene.bucket:
+        return None  # the bucket's own check says so
     pointer = f"{scene.bucket}/{scene.recipe.output.prefix.strip('/')}/champions/*".replace("//", "/")
     rights = gate_rights.list_rights(scene.recipe, scene.role, pointer)
     return next(iter(gate_rights.find_denied(iam, scene.role, rights)), None)
