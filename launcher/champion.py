@@ -266,8 +266,7 @@ def promote_job(name: str, place: str | None = None) -> Champion:
         manifest, evaluation = (_read_json(job, folder / name) for name in ("manifest.json", "evaluation.json"))
         if verdict is None and evaluation["verdict"] != "better":
             raise RunError(f"{job.name} is not better than its base: {evaluation['sentence']}", hint=TRAIN_MORE)
-        if problem := sft.find_other_base(sft.Champion(folder, current.record), manifest["config"]):
-            raise RunError(f"{job.name} cannot be promoted: {problem}.", hint=OTHER_LINE)
+        check_base(current, manifest["config"])
         previous = str(current.record["prefix"]) if current.job else ""
         record = sft.make_record(job.name, line.folder(job.name), line.pointer, previous, manifest, evaluation, "hand")
         names = _upload(line, job.name, folder, record)
@@ -277,8 +276,16 @@ def promote_job(name: str, place: str | None = None) -> Champion:
 
 
 TRAIN_MORE = "The champion stays. More or better data, or another recipe, may do it."
-OTHER_LINE = "A recipe of another `name` has a champion of its own; or train on the base that this one has."
 GIVE_ROWS = "A job is judged that trains to its end and has rows to judge by, which are data.test or data.eval."
+
+
+def check_base(current: Champion, config: Mapping[str, Any]) -> None:
+    """Refuse a champion whose adapter fits another base than this training's."""
+    if problem := sft.find_other_base(sft.Champion(Path(), current.record), config):
+        raise RunError(
+            f"Nothing can be weighed against it: {problem}.",
+            hint="A recipe of another `name` has a champion of its own; or train on the base that this one has.",
+        )
 
 
 def _line_of(job: Job) -> tuple[Line, Champion]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 from launcher.aws import s3
 from launcher.aws.session import Session
-from launcher.champion import Line, ensure_pointer, read_champion
+from launcher.champion import Line, check_base, ensure_pointer, read_champion
 from launcher.data.settings import CHANNELS
 from launcher.errors import RunError
 from launcher.publication import PUBLISH_AGAIN, check_objects, read_publication
@@ -22,7 +23,7 @@ def check_mounts(session: Session, request: Mapping[str, Any], schedule: str) ->
     for name, source in sources.items():
         uri = source["S3Uri"]
         if name == "champion":
-            _check_champion(session, uri)
+            _check_champion(session, uri, request)
         elif name == "publication":
             _check_publication(session, uri, {channel for channel in sources if channel in CHANNELS}, schedule)
         elif source["S3DataType"] == "ManifestFile":
@@ -35,11 +36,13 @@ def check_mounts(session: Session, request: Mapping[str, Any], schedule: str) ->
         _check_sent(session, bundle, schedule)
 
 
-def _check_champion(session: Session, pointer: str) -> None:
+def _check_champion(session: Session, pointer: str, request: Mapping[str, Any]) -> None:
     folder = pointer.rpartition("/")[0] + "/"
     line = Line(session, folder.rstrip("/").rpartition("/")[2], folder)
     ensure_pointer(line)
-    read_champion(line).check()
+    # an empty value is not sent
+    sent = {name: json.loads(value) for name, value in request["HyperParameters"].items()}
+    check_base(read_champion(line).check(), defaultdict(str, sent))
 
 
 def _check_publication(session: Session, uri: str, mounted: set[str], schedule: str) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from pathlib import Path
 from typing import Any
 
-from container_src.sft import champion as sft
 from container_src.sft.publication import FILE
 from launcher.aws.schedules import Home
 from launcher.aws.shapes import check_request
-from launcher.champion import OTHER_LINE, Line, read_champion
+from launcher.champion import Line, check_base, read_champion
 from launcher.data.channels import Channel
 from launcher.data.settings import CHANNELS
 from launcher.errors import RecipeError, RunError
@@ -124,9 +122,7 @@ def check_champion(line: Line, plan: Plan) -> None:
     """Refuse a champion that no job of the plan could mount, or be weighed against."""
     champion = read_champion(line)
     if champion.job:  # a placeholder is mended when the request is sent
-        champion.check()
-    if problem := sft.find_other_base(sft.Champion(Path(), champion.record), dataclasses.asdict(plan.config)):
-        raise RunError(f"No job of this schedule could be weighed: {problem}.", hint=OTHER_LINE)
+        check_base(champion.check(), dataclasses.asdict(plan.config))
 
 
 def has_network_isolation(recipe: Recipe) -> bool:

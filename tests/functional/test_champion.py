@@ -224,12 +224,19 @@ def test_a_rollback_passes_over_a_champion_that_no_job_could_load(make_recipe, s
         find_champion(recipe).check()
 
 
-def test_a_champion_of_another_base_is_refused_when_a_schedule_is_made_or_changed(make_recipe) -> None:
+def test_a_champion_of_another_base_is_refused_when_a_schedule_is_made_changed_or_triggered(make_recipe) -> None:
     recipe = make_recipe("rebased")
     publish(make_plan(recipe))
-    create_schedule(make_plan(recipe), RARELY)
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    _crown(recipe, "fits")
+    check_mounts(schedule.session, schedule.request, schedule.name)
     _crown(recipe, "one", model="another/base")
-    for act in (lambda: plan_update("rebased", make_plan(recipe)), lambda: create_schedule(make_plan(recipe), RARELY)):
+    acts = (
+        schedule.trigger,
+        lambda: plan_update("rebased", make_plan(recipe)),
+        lambda: create_schedule(make_plan(recipe), RARELY),
+    )
+    for act in acts:
         with pytest.raises(RunError, match="trained on another base .model 'another/base'") as refused:
             act()
         assert "another `name`" in refused.value.hint

@@ -117,7 +117,7 @@ BRIDGES = {
     "submission": {"architectures"},
     "publication": {"publication"},
     "champion": {"artifact", "champion"},
-    "scheduled": {"champion", "publication"},
+    "scheduled": {"publication"},
     "memory_model": {"architectures", "config"},
     "time_model": {"config", "steps"},
     "estimate": {"config"},
