@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from container_src.sft.checkpoint import Origin
 from container_src.sft.config import TrainConfig
 from container_src.sft.evaluate import RowScores
 from container_src.sft.gate import weigh
+from container_src.sft.job import run_job
 from container_src.sft.paths import Paths, resolve_paths
 from container_src.sft.publication import PublicationError, check_publication
+from container_src.sft.stop import Stopping
 
 GUARDS = ["token_accuracy", "base_loss"]
 RANDOM = random.Random(5)
@@ -188,6 +191,18 @@ def test_a_champion_of_another_base_ends_the_job_before_anything_heavy(tmp_path:
         check_challenge(_champion(tmp_path), other, 5)
     check_challenge(_champion(tmp_path), CONFIG, 5)
     check_challenge(None, other, 5)
+
+
+def test_a_job_weighs_its_champion_before_it_loads_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for channel in ("train", "eval", "champion"):
+        (tmp_path / "input" / "data" / channel).mkdir(parents=True)
+        (tmp_path / "input" / "data" / channel / "rows.jsonl").write_text('{"text": "a row"}\n')
+    _champion(tmp_path / "input" / "data" / "champion", data_digest="of other rows")
+    # a job sets variables of its own
+    monkeypatch.setattr(os, "environ", {**os.environ, "SAGEMAKER_BASE_DIR": str(tmp_path)})
+    other = dataclasses.replace(CONFIG, model_name_or_path="no/such-model")
+    with pytest.raises(champions.ChampionError, match="another base .model"):
+        run_job(other, Stopping())
 
 
 @pytest.mark.parametrize(
