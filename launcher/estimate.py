@@ -42,7 +42,7 @@ class Estimate:
 
     @property
     def at_most(self) -> float | None:
-        """Dollars, when the job runs up to its limit and is slow to stop, the one after a spot job too; then a warm pool."""
+        """Dollars, when the job and one that follows it run to their limits and stop slowly; then a warm pool."""
         return self._dollars(self.jobs * (self.max_runtime_s + STOPPING_S) + self.keep_alive_s)
 
     @property

@@ -17,17 +17,20 @@ from launcher import cron, ledger
 from launcher.aws import jobs, s3, schedules
 from launcher.aws.schedules import GROUP, Home, find_home
 from launcher.aws.session import Session, open_session
-from launcher.champion import Line, ensure_pointer, line_beside, read_champion
+from launcher.champion import Line, ensure_pointer, line_beside
 from launcher.claims import claim_key, giving_back, take_claim
 from launcher.data.settings import CHANNELS
 from launcher.errors import InputError, RunError, UnknownJob
 from launcher.executions import Execution, Price, cost_nothing, find_live_job, iter_executions, iter_jobs_of, look_up
+from launcher.gate_rights import say_rights
 from launcher.job import Job, iter_sessions
+from launcher.mounts import check_mounts
 from launcher.plan import Plan, data_digest, recipe_key
 from launcher.progress import Say, Track, silent, untracked
 from launcher.publication import Shelf, check_published, open_shelf
 from launcher.scheduled import (
     NAME_LIMIT,
+    check_champion,
     check_gate,
     check_name,
     check_rendered,
@@ -141,7 +144,7 @@ class Schedule:
         """One job now, as a firing would make it; or a refusal, when one runs, is being started, or cannot succeed."""
         if self.is_paused:
             raise RunError(f"{self.name} is paused.", hint=f"`launcher schedule resume {self.name}`, then trigger it.")
-        self._check_mounts()
+        check_mounts(self.session, self.request, self.name)
         self._wait_for_turn(say, sleep)
         newest = next(iter_jobs_of(self.session, self.name), None)
         request = substitute(self.request, str(uuid.uuid4()))
@@ -172,21 +175,6 @@ class Schedule:
             f"{self.name} has a live job: {job}.",
             hint=f'`launcher wait {job}` waits for it; schedule.when_busy = "queue" in the recipe has trigger wait.',
         )
-
-    def _check_mounts(self) -> None:
-        """What the job is to read must be there: AWS would say so only after minutes, and in other words."""
-        for channel in self.request["InputDataConfig"]:
-            source = channel["DataSource"]["S3DataSource"]
-            bucket, key = s3.split_uri(source["S3Uri"])
-            s3.check_bucket(self.session, bucket)
-            if channel["ChannelName"] == "champion":
-                folder = source["S3Uri"].rpartition("/")[0] + "/"
-                read_champion(Line(self.session, folder.rstrip("/").rpartition("/")[2], folder)).check()
-            elif source["S3DataType"] == "ManifestFile" and s3.find_object(self.session, bucket, key) is None:
-                raise RunError(
-                    f"{source['S3Uri']} is gone, so {self.name} has no {channel['ChannelName']} rows.",
-                    hint="`launcher publish RECIPE` publishes them again.",
-                )
 
     def _put(self, **changed: Any) -> Schedule:
         # all of what is deployed: UpdateSchedule resets what it is not given
@@ -221,11 +209,9 @@ class Change:
     prepared: Prepared | None = None
 
     def apply(self, say: Say = silent, track: Track = untracked) -> Schedule:
-        if not self.differences:
-            return self.schedule
-        if self.prepared:
+        if self.prepared:  # also without a difference: what it names may have been lost
             self.prepared.send(say, track)
-        return self.schedule._put(**self.changed)
+        return self.schedule._put(**self.changed) if self.differences else self.schedule
 
 
 def create_schedule(
@@ -275,11 +261,14 @@ def _prepare(plan: Plan, name: str, role: str, queue: str, say: Say) -> Prepared
     line = line_beside(shelf)
     s3.check_bucket(shelf.session, shelf.site.bucket)
     rows = tuple(channel for channel in plan.channels if channel.name in CHANNELS)
-    check_gate(plan.recipe, rows)
+    check_gate(plan.recipe, rows, say)
     if (current := check_published(shelf, rows)).data_digest != data_digest(rows):
         say(f"published is {current.id}, and the recipe's files differ from it: `launcher publish` publishes them")
     home = find_home(shelf.session, role=role, queue=queue)
     scheduled = make_scheduled_plan(plan, name, shelf, line, home)
+    check_champion(line, scheduled)
+    if shelf.session.place == "aws":
+        say_rights(plan.recipe, shelf.site, line.pointer, home, lambda: shelf.session.client("iam"), say)
     return Prepared(scheduled, shelf, line, home, render(scheduled, shelf.site))
 
 

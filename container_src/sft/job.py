@@ -10,7 +10,7 @@ from typing import Any
 
 from .artifact import save_artifact, write_json, write_results
 from .batches import Padding
-from .challenge import Evaluated, challenge, end_unchanged, reuse_stand_in
+from .challenge import Evaluated, challenge, check_challenge, end_unchanged, reuse_stand_in
 from .champion import read_champion
 from .checkpoint import clean_staging, find_newest
 from .comparison import compare
@@ -51,6 +51,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     say(f"Rows: {len(train_rows)} train, {len(eval_rows)} eval, {len(test_rows)} test.")
     if end_unchanged(champion, origin, config, paths, publication):
         return
+    check_challenge(champion, config, len(test_rows or eval_rows))
 
     # the newest whole checkpoint of this recipe and data, if the run has one
     if is_first_process():
@@ -72,7 +73,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     stand_in = tempfile.TemporaryDirectory(prefix="stand-in-") if config.smoke else None
     if stand_in is not None:
         folder = Path(stand_in.name)
-        base = reuse_stand_in(champion, config, folder) or make_stand_in(base, config, train_rows, folder)
+        base = reuse_stand_in(champion, folder) or make_stand_in(base, config, train_rows, folder)
         say(
             f"Stand-in: a small random model of the family of {config.model_name_or_path}. "
             "Its adapter is of no use elsewhere."

@@ -65,7 +65,7 @@ def run_rollback(args: argparse.Namespace) -> int:
     from launcher import console
     from launcher.champion import roll_back_champion
 
-    champion = roll_back_champion(load_recipe_from(args))
+    champion = roll_back_champion(load_recipe_from(args), say=console.say)
     _print(champion, args)
     console.say("  -> `launcher publish --rollback` too, if its data is not to be trained on again")
     return 0

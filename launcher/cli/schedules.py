@@ -105,9 +105,14 @@ def run_publish(args: argparse.Namespace) -> int:
     from launcher.plan import make_plan
     from launcher.publication import publish, roll_back_publication
 
+    if args.name:
+        raise InputError(
+            "--name names a run or a schedule, and data is published for a recipe.",
+            hint="Leave it out; --set name=... publishes for a recipe of another name.",
+        )
     recipe = load_recipe_from(args)
     if args.rollback:
-        published = roll_back_publication(recipe)
+        published = roll_back_publication(recipe, say=console.say)
     else:
         published = publish(make_plan(recipe, track=console.track), say=console.say, track=console.track)
     if args.json:
@@ -160,13 +165,12 @@ def run_update(args: argparse.Namespace) -> int:
         console.data_json([{"key": key, "deployed": old, "new": new} for key, old, new in differences])
     elif differences:
         console.print_table(("KEY", "DEPLOYED", "NEW"), differences)
+    if not args.check:
+        change.apply(console.say, console.track)
     if not differences:
         console.say(f"{args.schedule} is deployed like this already.")
-    elif args.check:
-        console.say("nothing was changed; without --check these are")
     else:
-        change.apply(console.say, console.track)
-        console.say(f"{args.schedule} is updated")
+        console.say("nothing was changed; without --check these are" if args.check else f"{args.schedule} is updated")
     return 0
 
 

@@ -12,8 +12,18 @@ import launcher
 
 PACKAGE = Path(launcher.__file__).parent
 LEAVES = {
-    "cron", "errors", "gpu", "home", "images", "instances", "job_names", "leaks", "price_table", "progress", "tables",
-}  # fmt: skip
+    "cron",
+    "errors",
+    "gpu",
+    "home",
+    "images",
+    "instances",
+    "job_names",
+    "leaks",
+    "price_table",
+    "progress",
+    "tables",
+}
 # module or package -> what it may import beside the leaves
 ALLOWED = {
     "__init__": {"champion", "job", "plan", "publication", "recipe", "request", "results", "schedule", "submission"},
@@ -27,6 +37,7 @@ ALLOWED = {
         "console",
         "data",
         "doctor",
+        "fallback",
         "job",
         "ledger",
         "local",
@@ -42,9 +53,9 @@ ALLOWED = {
         "submission",
         "templates",
     },
-    "console": {"data", "doctor_scene", "job", "recipe", "results"},
+    "console": {"data", "doctor", "doctor_scene", "job", "recipe", "results"},
     "submission": {"aws", "budget", "capacity", "data", "fallback", "hub", "job", "ledger", "plan", "request", "runs"},
-    "fallback": {"aws", "on_demand", "plan", "request"},
+    "fallback": {"aws", "job", "ledger", "on_demand", "plan", "request", "runs"},
     "on_demand": {"aws", "claims", "ledger"},
     "claims": {"aws"},
     "runs": {"aws", "claims", "job", "plan", "request"},
@@ -59,10 +70,13 @@ ALLOWED = {
         "cron",
         "data",
         "executions",
+        "gate_rights",
         "job",
         "ledger",
+        "mounts",
         "plan",
         "publication",
+        "runs",
         "scheduled",
         "submission",
     },
@@ -96,17 +110,19 @@ ALLOWED = {
     "local": {"local"},
     "budget": {"aws", "estimate", "plan", "recipe"},
     "capacity": {"aws", "compute", "plan"},
-    "estimate": {"memory_model", "plan", "step_model", "time_model"},
+    "estimate": {"data", "memory_model", "plan", "step_model", "time_model"},
     "step_model": {"fast_model", "memory_model", "time_model"},
     "fast_model": {"memory_model", "time_model"},
     "memory_model": set(),
     "time_model": {"memory_model"},
     "price_table": set(),
-    "doctor": {"aws", "doctor_rights", "doctor_scene", "hub", "recipe", "recipe_sections"},
+    "doctor": {"aws", "doctor_rights", "doctor_scene", "gate_rights", "hub", "recipe", "recipe_sections", "request"},
     "doctor_rights": {"aws", "doctor_scene", "recipe"},
     "doctor_scene": {"aws", "recipe"},
     "bootstrap": {"aws", "templates"},
     "templates": set(),
+    "gate_rights": {"aws", "recipe", "request"},
+    "mounts": {"aws", "champion", "data", "publication"},
 }
 # One arrow each, for one module each: the session starts the endpoint, and both sides hold requests against botocore.
 EXCEPTIONS = {("aws/session", "local"), ("local/json_protocol", "aws"), ("local/rest_protocol", "aws")}
@@ -120,12 +136,13 @@ BRIDGES = {
     "data": {"config", "data", "failure", "model", "stand_in", "steps"},
     "submission": {"architectures"},
     "publication": {"publication"},
-    "champion": {"champion"},
+    "champion": {"artifact", "champion"},
     "scheduled": {"publication"},
     "memory_model": {"architectures", "config"},
     "fast_model": {"config", "fast_conditions", "memory_plan"},
     "step_model": {"config", "memory_plan"},
     "time_model": {"config", "steps"},
+    "estimate": {"config"},
 }
 
 
