@@ -7,9 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +19,6 @@ from launcher.aws.schedules import find_home
 from launcher.aws.session import Session, open_session
 from launcher.aws.site import LOCAL_SITE
 from launcher.champion import ensure_pointer, list_moves, open_line, roll_back_champion
-from launcher.cli import main
 from launcher.errors import ArtifactError, JobFailed, RunError, SiteError, UnknownJob
 from launcher.executions import find_live_job, iter_jobs_of
 from launcher.job import Job
@@ -32,40 +29,6 @@ from launcher.recipe import Recipe
 BUCKET = LOCAL_SITE.bucket
 # a rate would fire when it is created
 RARELY = "cron(0 3 1 1 ? 2150)"
-
-
-@pytest.fixture
-def session(endpoint: Path) -> Session:
-    return open_session("local")
-
-
-@pytest.fixture
-def make_recipe(tmp_path: Path, write_rows: Callable[..., Path], session: Session) -> Callable[..., Recipe]:
-    """A recipe of its own for each name, since publications and champions go by it."""
-
-    def make(name: str, **overrides: Any) -> Recipe:
-        write_rows("train.jsonl", [{"text": f"row {number}"} for number in range(8)])
-        write_rows("eval.jsonl", [{"text": f"other {number}"} for number in range(6)])
-        text = '[data]\ntrain = "train.jsonl"\neval = "eval.jsonl"\n[compute]\ninstance = "local"\n'
-        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
-        return load_recipe(tmp_path / f"{name}.toml", overrides, smoke=True)
-
-    return make
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command line in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(words)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def _get(session: Session, key: str) -> Any:
