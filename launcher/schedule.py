@@ -166,7 +166,7 @@ class Schedule:
             if not (busy := find_live_job(self.session, self.name)):
                 jobs.create_job(self.session, request)
                 return ""
-        s3.delete_object(self.session, bucket, key)
+        s3.delete_object(self.session, bucket, key)  # given back: our job is not made now
         return busy
 
     def _busy(self, job: str) -> RunError:
