@@ -127,7 +127,7 @@ class JobState:
             rows.append(("doing", self.message))
         rows += [
             ("place", self.place),
-            ("instance", f"{self.count} x {self.instance}" if self.count > 1 else self.instance),
+            ("instance", self._instance_words()),
             ("created", f"{self.created:%Y-%m-%d %H:%M:%S %Z}"),
         ]
         if self.spot:
@@ -140,6 +140,11 @@ class JobState:
         if self.status.is_over and (fix := find_fix(self.reason, self.secondary, self.name)):
             rows.append(("fix", fix))
         return rows
+
+    def _instance_words(self) -> str:
+        if self.place == "local":
+            return "local"  # the request names a type, since AWS's has to; it is this machine all the same
+        return f"{self.count} x {self.instance}" if self.count > 1 else self.instance
 
     def _cost_rows(self, price_per_h: float | None) -> list[tuple[str, str]]:
         if self.training_s is None:
@@ -311,7 +316,7 @@ def _make_state(description: dict[str, Any], place: str) -> JobState:
         status=make_status(description),
         message=transitions[-1].get("StatusMessage", "") or description.get("SecondaryStatus", ""),
         reason=description.get("FailureReason", ""),
-        instance=_instance_of(resources),
+        instance=instance_of(resources),
         count=resources.get("SelectedInstanceCount", resources.get("InstanceCount", 1)),
         spot=description.get("EnableManagedSpotTraining", False),
         interruptions=sum(step.get("Status") == "Interrupted" for step in transitions),
@@ -327,7 +332,7 @@ def _make_state(description: dict[str, Any], place: str) -> JobState:
     )
 
 
-def _instance_of(resources: dict[str, Any]) -> str:
+def instance_of(resources: dict[str, Any]) -> str:
     """The type that runs; of a list that AWS has not chosen from yet, all of it."""
     chosen = resources.get("SelectedInstanceType") or resources.get("InstanceType", "")
     return chosen or ",".join(choice["InstanceType"] for choice in resources.get("InstancePreferences", []))

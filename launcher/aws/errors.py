@@ -119,6 +119,7 @@ STATED_DEFAULT = frozenset({
     "InvalidRequest", "InvalidRequestException", "InvalidWriteOffset", "ExpiredNextTokenException",
     "InvalidAttributeName", "InvalidAttributeValue", "ManagedRuleException", "ParameterValueInvalid", "QueueNameExists",
     "StaleTag", "TagPolicy", "PolicyEvaluation", "UnsupportedOperation",
+    "BatchEntryIdsNotDistinct", "EmptyBatchRequest", "InvalidBatchEntryId", "TooManyEntriesInBatchRequest",
 })  # fmt: skip
 FALLBACK_HINT = "Try again; if it stays, the message above is AWS's own."
 SIGN_IN = "Sign in with `aws sso login` or `aws configure`."

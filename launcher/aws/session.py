@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -90,6 +91,22 @@ def open_session(place: str, region: str = "") -> Session:
             hint="Sign in with `aws sso login` or `aws configure`, or run on this machine with --instance local.",
         )
     return session
+
+
+def find_now(place: str) -> datetime:
+    """The time that schedules of a place go by: the endpoint's clock may be a test's."""
+    if place != "local":
+        return datetime.now(UTC)
+    from launcher.local.lifecycle import fetch_clock
+
+    return fetch_clock()
+
+
+def list_local_firings(group: str, schedule: str) -> list[dict[str, Any]]:
+    """What became of a schedule's firings on this machine, oldest first; AWS has no such list."""
+    from launcher.local.lifecycle import list_executions
+
+    return list_executions(group, schedule)
 
 
 def find_region() -> str:

@@ -25,7 +25,9 @@ def add_verbs(verbs: Any) -> None:
         champion, "promote", run_promote, "make a job's adapter the champion, if it is better", "champion promote JOB"
     )
     promote.add_argument("name", help="a job's name, or its beginning")
-    promote.add_argument("--at", choices=("aws", "local"), help="where to look (default: wherever it was sent)")
+    promote.add_argument(
+        "--place", "--at", dest="at", choices=("aws", "local"), help="where to look (default: wherever it was sent)"
+    )
     add_json(promote)
 
 

@@ -29,7 +29,11 @@ def add_verbs(verbs: Any) -> None:
     for parser in (status, logs, waiting, stop, fetch):
         parser.add_argument("name", help="a job's name, or its beginning")
         parser.add_argument(
-            "--at", choices=("aws", "local"), help="where to look (default: wherever it was submitted to)"
+            "--place",
+            "--at",
+            dest="at",
+            choices=("aws", "local"),
+            help="where to look (default: wherever it was submitted to)",
         )
         add_json(parser)
     comparing = add_verb(
@@ -39,7 +43,7 @@ def add_verbs(verbs: Any) -> None:
     comparing.add_argument("--at", choices=("aws", "local"), help="where to look (default: wherever each was sent)")
     add_json(comparing)
     listing = add_verb(verbs, "list", run_list, "list jobs, the newest first", "list")
-    listing.add_argument("--at", choices=("aws", "local"), help="only this place")
+    listing.add_argument("--place", "--at", dest="at", choices=("aws", "local"), help="only this place")
     listing.add_argument("--limit", type=positive, default=50, metavar="N")
     add_json(listing)
 

@@ -1,4 +1,4 @@
-"""Fixtures for tests that talk to the shared local endpoint in this process."""
+"""What tests of schedules share: the endpoint's session, recipes of their own, the command line in this process."""
 
 from __future__ import annotations
 

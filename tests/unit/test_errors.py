@@ -111,7 +111,7 @@ OPERATIONS = {
     "pricing": {"GetProducts"},
     "ecr": {"DescribeImages"},
     "scheduler": {"CreateSchedule", "GetSchedule", "UpdateSchedule", "DeleteSchedule", "ListSchedules"},
-    "sqs": {"ReceiveMessage"},
+    "sqs": {"ChangeMessageVisibilityBatch", "GetQueueAttributes", "GetQueueUrl", "ReceiveMessage"},
     "sns": {"Publish", "Subscribe"},
 }  # fmt: skip
 

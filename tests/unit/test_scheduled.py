@@ -17,7 +17,7 @@ from launcher.aws.session import Session
 from launcher.aws.shapes import check_request, find_violations
 from launcher.aws.site import LOCAL_SITE, offline_site
 from launcher.champion import Line
-from launcher.cli import make_parser
+from launcher.cli import main, make_parser
 from launcher.cli.schedules import make_expression
 from launcher.errors import InputError, RecipeError, RunError, SiteError
 from launcher.gate_rights import say_rights
@@ -311,6 +311,10 @@ def test_an_unknown_guard_is_refused_by_name() -> None:
         (("--rate", "1d"), "rate(1 day)"),
         (("--rate", "90m"), "rate(90 minutes)"),
         (("--at", "2030-01-31T03:00"), "at(2030-01-31T03:00:00)"),
+        # as the hints of refused expressions write them
+        (("--cron", "cron(0 3 ? * MON *)"), "cron(0 3 ? * MON *)"),
+        (("--rate", " rate(12 hours)"), "rate(12 hours)"),
+        (("--at", "at(2030-01-31T03:00:00)"), "at(2030-01-31T03:00:00)"),
     ],
 )
 def test_flags_are_put_into_the_frame_of_aws(words: tuple[str, ...], expression: str) -> None:
@@ -334,6 +338,34 @@ def test_a_time_that_never_comes_is_refused_before_anything_is_asked(
         create_schedule(_plan(), expression, timezone)
     assert refused.value.hint
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--spot",),
+        ("--smoke",),
+        ("--no-smoke",),
+        ("--max-runtime", "2h"),
+        ("--max-wait", "3h"),
+        ("--max-cost", "5"),
+        ("--keep-alive", "10m"),
+        ("--train", ""),
+        ("--set", "lora.r=8"),
+    ],
+)
+def test_a_flag_of_a_recipe_is_refused_where_an_update_names_none(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["schedule", "update", "weekly", *words]) == 2
+    assert "Name the schedule, then the recipe." in capsys.readouterr().err
+
+
+def test_retries_out_of_bounds_are_refused_before_anything_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    for count in ("0", "7"):
+        words = ["schedule", "create", "qwen2.5-1.5b-medical", "--rate", "1d", "--retries", count]
+        assert main(words) == 2
+        assert f"{count} retries are not between 1 and 3" in capsys.readouterr().err
 
 
 def test_retries_stay_between_one_and_three() -> None:
