@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from launcher import images
-from launcher.aws import buckets, secrets, stacks
+from launcher.aws import buckets, schedules, secrets, stacks
 from launcher.aws.errors import explained
-from launcher.aws.session import Session, known_regions
+from launcher.aws.session import Session, check_region
+from launcher.aws.site import stack_name
 from launcher.aws.stacks import Change, ChangeSet, Event, Stack
 from launcher.errors import SiteError
 from launcher.progress import Say, silent
@@ -50,7 +50,7 @@ class Proposal:
 @contextmanager
 def proposed(session: Session, name: str, given: dict[str, str], template: str = TRAINING) -> Iterator[Proposal]:
     """A proposal that is taken back unless it was carried out. Parameters that are not given stay as they are."""
-    check_region(session)
+    check_region(session.region)
     account = find_account(session)
     found = stacks.find_stack(session, name)
     is_new = found is None or found.status == EMPTY
@@ -120,16 +120,6 @@ def check_settled(stack: Stack) -> None:
         )
 
 
-def check_region(session: Session) -> None:
-    known = known_regions()
-    if session.region not in known:
-        close = difflib.get_close_matches(session.region, known, n=1)
-        raise SiteError(
-            f"{session.region} is not a region of AWS.",
-            hint=f"Did you mean {close[0]}?" if close else "`aws account list-regions` shows the account's.",
-        )
-
-
 def find_account(session: Session) -> str:
     with explained("asking who is signed in"):
         return str(session.client("sts").get_caller_identity()["Account"])
@@ -141,12 +131,21 @@ def find_secret(session: Session, name: str) -> str:
 
 @dataclass(frozen=True)
 class Removal:
-    """What a teardown would delete. `bucket` is empty where the stack has none (left)."""
+    """What a teardown would delete. `bucket` and `queue` are empty where the stack has none (left)."""
 
     session: Session
     stack: Stack
-    bucket: str
-    keeps_bucket: bool
+    bucket: str = ""
+    keeps_bucket: bool = False
+    queue: str = ""
+    schedules: tuple[str, ...] = ()
+
+    @property
+    def is_of_schedules(self) -> bool:
+        return not is_ours(self.stack, TRAINING)
+
+    def kept(self) -> list[str]:
+        return [self.bucket] * self.keeps_bucket + [self.queue] * bool(self.queue)
 
     def carry_out(self, say: Say = silent) -> None:
         events = stacks.delete(self.session, self.stack)
@@ -155,15 +154,42 @@ class Removal:
             buckets.delete_bucket(self.session, self.bucket)
 
 
-def find_removal(session: Session, name: str) -> Removal | None:
-    """None when there is no such stack."""
-    check_region(session)
+def find_removals(session: Session, name: str) -> list[Removal]:
+    """The stack of this name, after the stack of schedules that hangs on its role; empty where there is none."""
+    check_region(session.region)
     find_account(session)
     stack = stacks.find_stack(session, name)
     if stack is None:
-        return None
+        return []
     check_ours(stack, TRAINING, SCHEDULE)
-    check_settled(stack)
+    found = [stack]
+    if is_ours(stack, TRAINING) and (other := _find_schedules_of(session, stack)):
+        found.insert(0, other)
+    for item in found:
+        check_settled(item)
+    return [_make_removal(session, item) for item in found]
+
+
+def list_own(session: Session) -> list[str]:
+    """The launcher's stacks in this region, as far as they have its usual names."""
+    return [name for name in (stack_name(), schedules.STACK) if stacks.find_stack(session, name)]
+
+
+def _find_schedules_of(session: Session, training: Stack) -> Stack | None:
+    """Its policy hangs on the job's role, which cannot go before it; and its schedules would go on firing."""
+    found = stacks.find_stack(session, schedules.STACK)
+    if found is None or not is_ours(found, SCHEDULE):
+        return None
+    role = found.parameters.get("JobRoleName", "")
+    hangs = role == training.outputs.get("RoleName") or role.startswith(f"{training.name}-JobRole-")
+    return found if hangs else None
+
+
+def _make_removal(session: Session, stack: Stack) -> Removal:
+    if not is_ours(stack, TRAINING):
+        queue = stack.outputs.get("QueueArn", "").rpartition(":")[2]
+        group = stack.outputs.get("GroupName", schedules.GROUP)
+        return Removal(session, stack, queue=queue, schedules=tuple(schedules.iter_names(session, group)))
     bucket = stack.outputs.get("BucketName", "")
     empty = buckets.is_empty(session, bucket) if bucket else None
     return Removal(session, stack, "" if empty is None else bucket, keeps_bucket=empty is False)

@@ -13,43 +13,51 @@ from launcher.plan import Plan
 from launcher.price_table import Price
 from launcher.recipe import Recipe
 
-FindPrice = Callable[[], Price | None]
+FindPrice = Callable[[str], Price | None]  # of an instance type
 
 
 @dataclass(frozen=True)
 class Costed:
-    """A plan within its budget, with its estimate. `found.price` is None on this machine, which costs nothing."""
+    """A plan within its budget, with its estimate on `each` type that it may run on.
+
+    A price is None on this machine, which costs nothing.
+    """
 
     plan: Plan
-    found: Estimate
+    each: tuple[Estimate, ...]
+
+    @property
+    def found(self) -> Estimate:
+        return self.each[0]
 
     def rows(self) -> list[tuple[str, str]]:
         if self.plan.recipe.compute.place == "local":
             return [row for row in self.found.rows() if row[0] == "memory"]
-        return self.found.rows()
+        if len(self.each) == 1:
+            return self.found.rows()
+        return [(name, f"{one.instance}: {words}") for one in self.each for name, words in one.rows()]
+
+    def lines(self) -> list[str]:
+        """What a submit says: one line for each type."""
+        return [one.line() for one in self.each]
 
     def worth_asking(self) -> bool:
         """Whether the job may cost more than its owner wants to be asked about."""
-        dollars = self.found.cost[1] if self.found.cost else self.found.at_most
-        local = self.plan.recipe.compute.place == "local"
-        return not local and dollars is not None and dollars > self.plan.recipe.compute.confirm_above
+        if self.plan.recipe.compute.place == "local":
+            return False
+        dollars = [one.cost[1] if one.cost else one.at_most for one in self.each]
+        return any(most is not None and most > self.plan.recipe.compute.confirm_above for most in dollars)
 
 
 def start_price(recipe: Recipe) -> FindPrice:
-    """Begin to look the price up; a job on this machine has none, and of several types the dearest counts."""
+    """Begin to look the price of each type up; a job on this machine has none."""
     if recipe.compute.place == "local":
         return _no_price
-    asked = [start_pricing(instance, recipe.compute.region) for instance in recipe.compute.instances]
-    return lambda: _dearest([find() for find in asked])
+    asked = {instance: start_pricing(instance, recipe.compute.region) for instance in recipe.compute.instances}
+    return lambda instance: asked[instance]()
 
 
-def _dearest(prices: list[Price | None]) -> Price | None:
-    """None where one of them is not known: no limit could be kept."""
-    known = [price for price in prices if price is not None]
-    return max(known, key=lambda price: price.usd_per_hour) if len(known) == len(prices) else None
-
-
-def _no_price() -> Price | None:
+def _no_price(instance: str) -> Price | None:
     return None
 
 
@@ -57,12 +65,17 @@ def make_costed(plan: Plan, find_price: FindPrice) -> Costed:
     """The plan within its cost limit; refuses one that cannot fit the GPU or the money. Local plans are only warned."""
     if plan.recipe.compute.place == "local":
         found = make_estimate(plan)
-        return Costed(_with_warning(plan, found), found)
-    for one in _iter_types(plan):
-        check_fits(make_estimate(one), plan.config)
-    found = make_estimate(plan, find_price())
-    limited = limit_cost(plan, found)
-    return Costed(limited, dataclasses.replace(found, max_runtime_s=limited.recipe.compute.max_runtime_s))
+        return Costed(_with_warning(plan, found), (found,))
+    typed = [*_iter_types(plan)]
+    each = [make_estimate(one) for one in typed]
+    for found, one in zip(each, typed, strict=True):
+        check_fits(found, one)
+    each = [dataclasses.replace(found, price=find_price(found.instance)) for found in each]
+    limited = plan
+    for found in each:  # whichever of them AWS takes
+        limited = limit_cost(limited, found)
+    limit_s = limited.recipe.compute.max_runtime_s
+    return Costed(limited, tuple(dataclasses.replace(found, max_runtime_s=limit_s) for found in each))
 
 
 def _iter_types(plan: Plan) -> Iterator[Plan]:
@@ -74,7 +87,7 @@ def _iter_types(plan: Plan) -> Iterator[Plan]:
 
 def _with_warning(plan: Plan, found: Estimate) -> Plan:
     try:
-        check_fits(found, plan.config)
+        check_fits(found, plan)
     except InputError as error:
         note = f"as a job on {found.instance} this would be refused: {error.message} {error.hint}"
         return dataclasses.replace(plan, notes=(*plan.notes, note))

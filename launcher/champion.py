@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from container_src.sft import champion as sft
+from container_src.sft.artifact import ADAPTER_FILES
 from launcher.aws import jobs, s3
 from launcher.aws.session import Session
 from launcher.errors import ArtifactError, RunError
 from launcher.job import Job, Status, attach
 from launcher.plan import make_key, recipe_key
+from launcher.progress import Say, silent
 from launcher.publication import Shelf, open_shelf
 from launcher.recipe import Recipe
 from launcher.request import key_of
@@ -45,12 +47,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Champion:
-    """What the pointer names. `missing` lists what it names and nobody finds."""
+    """What the pointer names. `missing` lists what should be there and is not, `damaged` says what cannot be read."""
 
     line: Line
     record: Mapping[str, Any]
     etag: str
     missing: tuple[str, ...] = ()
+    damaged: str = ""
+    is_pointed: bool = True
 
     @property
     def job(self) -> str:
@@ -60,6 +64,8 @@ class Champion:
         """As people read it."""
         if not self.job:
             return [("recipe", self.line.recipe), ("champion", "none yet")]
+        if "promoted" not in self.record:
+            return [("recipe", self.line.recipe), ("champion", self.job), ("problem", self.problem)]
         return [
             ("recipe", self.line.recipe),
             ("champion", self.job),
@@ -72,18 +78,24 @@ class Champion:
 
     def describe(self) -> dict[str, Any]:
         """For --json."""
-        return {"recipe": self.line.recipe, **self.record, "missing": list(self.missing)}
+        return {"recipe": self.line.recipe, **self.record, "missing": list(self.missing), "damaged": self.damaged}
 
     def _repr_html_(self) -> str:
         return html_table(["champion", self.job], self.rows()[2:])
 
-    def check(self) -> Champion:
-        """Itself, if all that the pointer names is there."""
+    @property
+    def problem(self) -> str:
+        """Why no job can mount it, or ""."""
         if self.missing:
+            return f"has lost {self.missing[0]}"
+        return f"cannot be read: {self.damaged}" if self.damaged else ""
+
+    def check(self) -> Champion:
+        """Itself, if a job can mount all that belongs to it."""
+        if self.problem:
             raise ArtifactError(
-                f"The champion {self.job or 'placeholder'} of {self.line.recipe} has lost {self.missing[0]}: "
-                "no job can mount it.",
-                hint=f"`launcher champion rollback {self.line.recipe}` goes back to the one before it.",
+                f"The champion {self.job or 'placeholder'} of {self.line.recipe} {self.problem}. No job can mount it.",
+                hint=f"`launcher champion rollback {self.line.recipe}` goes back to the newest one that is whole.",
             )
         return self
 
@@ -119,76 +131,128 @@ def find_champion(recipe: Recipe) -> Champion:
 
 
 def read_champion(line: Line) -> Champion:
-    """From the pointer on. What it names may have been deleted by somebody."""
+    """From the pointer on; somebody may have deleted or changed anything of it."""
     bucket, key = line.place
     if s3.find_object(line.session, bucket, key) is None:
-        return Champion(line, sft.make_placeholder(line.folder(""), line.pointer), "")
+        found = _unpointed(line, "")
+        return replace(found, missing=(line.pointer,)) if found.job else found
     content, etag = s3.get_bytes(line.session, bucket, key)
-    prefix, names = sft.read_prefix(content), json.loads(content)[1:]
-    there = set(s3.iter_keys(line.session, *s3.split_uri(prefix)))
-    _, folder = s3.split_uri(prefix)
-    missing = tuple(prefix + name for name in names if folder + name not in there)
-    if prefix + sft.RECORD in missing:
-        record = {**sft.make_placeholder(prefix, line.pointer), "job": sft.job_in(prefix)}
-        return Champion(line, record, etag, missing)
-    record = json.loads(s3.get_bytes(line.session, bucket, folder + sft.RECORD)[0])
-    return Champion(line, record, etag, missing)
+    try:
+        prefix, names = sft.read_pointer(content)
+    except ValueError as error:
+        return replace(_unpointed(line, etag), damaged=f"{line.pointer}: {error}")
+    job = sft.job_in(prefix)
+    record, damaged = _read_record(line, prefix)
+    unknown = {**sft.make_placeholder(prefix, line.pointer), "job": job}
+    return Champion(line, record or unknown, etag, _find_missing(line, prefix, job, names), damaged)
+
+
+def _unpointed(line: Line, etag: str) -> Champion:
+    """Without a readable pointer the history tells who is champion."""
+    newest = next(_iter_moves(line), None)
+    job = newest.after if newest else ""
+    record = {**sft.make_placeholder(line.folder(job), line.pointer), "job": job}
+    return Champion(line, record, etag, is_pointed=False)
+
+
+def _find_missing(line: Line, prefix: str, job: str, names: list[str]) -> tuple[str, ...]:
+    """What the pointer names and nobody finds, and what a job cannot do without and the pointer does not name."""
+    bucket, folder = s3.split_uri(prefix)
+    there = set(s3.iter_keys(line.session, bucket, folder))
+    needed = (sft.RECORD, *(ADAPTER_FILES if job else ()))
+    lost = [name for name in (*needed, *names) if name not in names or folder + name not in there]
+    return tuple(prefix + name for name in dict.fromkeys(lost))
+
+
+def _read_record(line: Line, prefix: str) -> tuple[dict[str, Any], str]:
+    """champion.json, and what is wrong with it."""
+    bucket, key = s3.split_uri(prefix + sft.RECORD)
+    if s3.find_object(line.session, bucket, key) is None:
+        return {}, f"{prefix}{sft.RECORD} is lost"
+    try:
+        return sft.read_record(s3.get_bytes(line.session, bucket, key)[0]), ""
+    except ValueError as error:
+        return {}, f"{prefix}{sft.RECORD}: {error}"
 
 
 def ensure_pointer(line: Line) -> None:
     """A channel needs objects: before the first champion the pointer names a placeholder."""
-    bucket, key = line.place
-    if s3.find_object(line.session, bucket, key) is not None:
+    current = read_champion(line)
+    if current.job or (current.is_pointed and not current.problem):
         return
+    _put_placeholder(line)
+    if not current.is_pointed:
+        # False: a champion, or another placeholder, was there first
+        s3.switch_bytes(line.session, sft.make_pointer(line.folder(""), []), *line.place, current.etag)
+
+
+def _put_placeholder(line: Line) -> None:
     prefix = line.folder("")
     record = json.dumps(sft.make_placeholder(prefix, line.pointer)).encode()
-    s3.put_bytes(line.session, record, bucket, s3.split_uri(prefix)[1] + sft.RECORD)
-    # False: a champion, or another placeholder, was there first
-    s3.put_bytes(line.session, sft.make_pointer(prefix, []), bucket, key, IfNoneMatch="*")
+    bucket, folder = s3.split_uri(prefix)
+    s3.put_bytes(line.session, record, bucket, folder + sft.RECORD)
 
 
 def list_moves(recipe: Recipe) -> list[Move]:
     """Every change of champion, the newest first."""
-    line = open_line(recipe)
+    return list(_iter_moves(open_line(recipe)))
+
+
+def _iter_moves(line: Line) -> Iterator[Move]:
     bucket, folder = s3.split_uri(line.root + "moves/")
-    moves = []
     for key in sorted(s3.iter_keys(line.session, bucket, folder), reverse=True):
-        move = json.loads(s3.get_bytes(line.session, bucket, key)[0])
-        moves.append(Move(move["time"], move["from"], move["to"], move["by"], move["why"]))
-    return moves
+        content = s3.get_bytes(line.session, bucket, key)[0]
+        try:
+            move = json.loads(content)
+            yield Move(move["time"], move["from"], move["to"], move["by"], move["why"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArtifactError(
+                f"s3://{bucket}/{key} is no line of a history: it holds {content[:40]!r}.",
+                hint="Delete that object: a line less does no harm.",
+            ) from error
 
 
-def roll_back_champion(recipe: Recipe) -> Champion:
-    """The champion before the current one; the placeholder before the first."""
-    current = read_champion(open_line(recipe))
-    line = current.line
-    if not current.job:
+def roll_back_champion(recipe: Recipe, *, say: Say = silent) -> Champion:
+    """The newest champion before the current one that is whole; the placeholder before the first."""
+    line = open_line(recipe)
+    current = read_champion(line)
+    if not current.job and not current.problem:
         raise RunError(
             f"{line.recipe} has no champion to go back from.", hint="`launcher champion promote JOB` makes one."
         )
-    before = _previous_of(current)
-    prefix = line.folder(before)
-    bucket, folder = s3.split_uri(prefix)
-    names = [key.removeprefix(folder) for key in s3.iter_keys(line.session, bucket, folder)]
-    if sft.RECORD not in names:
-        raise ArtifactError(
-            f"The champion before {current.job}, {before or 'the placeholder'}, is gone from {prefix}.",
-            hint="`launcher champion promote JOB` makes another job's adapter the champion.",
-        )
-    _move(line, current, before, sft.make_pointer(prefix, names), "hand", f"rolled back from {current.job}")
+    for before in _iter_earlier(current):
+        prefix = line.folder(before)
+        bucket, folder = s3.split_uri(prefix)
+        names = [key.removeprefix(folder) for key in s3.iter_keys(line.session, bucket, folder)]
+        lost = _find_missing(line, prefix, before, names)
+        problem = f"it has lost {lost[0]}" if lost else _read_record(line, prefix)[1]
+        if not problem:
+            break
+        say(f"{before} is passed over: {problem}")
+    else:
+        before, names = "", []
+        _put_placeholder(line)
+    why = f"rolled back from {current.job or 'a damaged pointer'}"
+    _move(line, current, before, sft.make_pointer(line.folder(before), names), "hand", why)
     return read_champion(line)
 
 
-def _previous_of(current: Champion) -> str:
-    """By its record; where that is lost, by the history."""
-    if current.line.folder(current.job) + sft.RECORD not in current.missing:
-        return sft.job_in(str(current.record["previous"]))
-    bucket, folder = s3.split_uri(current.line.root + "moves/")
-    for key in sorted(s3.iter_keys(current.line.session, bucket, folder), reverse=True):
-        move = json.loads(s3.get_bytes(current.line.session, bucket, key)[0])
-        if move["to"] == current.job:
-            return str(move["from"])
-    return ""
+def _iter_earlier(current: Champion) -> Iterator[str]:
+    """By their records and, where those are lost, by the history. A champion that only lost its pointer comes first."""
+    line, job, seen = current.line, current.job, {""}
+    if job and not current.is_pointed:
+        yield job
+    while job not in seen:
+        seen.add(job)
+        job = _previous_of(line, job)
+        if job not in seen:
+            yield job
+
+
+def _previous_of(line: Line, job: str) -> str:
+    if record := _read_record(line, line.folder(job))[0]:
+        return sft.job_in(str(record["previous"]))
+    return next((move.before for move in _iter_moves(line) if move.after == job), "")
 
 
 def promote_job(name: str, place: str | None = None) -> Champion:
@@ -202,8 +266,7 @@ def promote_job(name: str, place: str | None = None) -> Champion:
         manifest, evaluation = (_read_json(job, folder / name) for name in ("manifest.json", "evaluation.json"))
         if verdict is None and evaluation["verdict"] != "better":
             raise RunError(f"{job.name} is not better than its base: {evaluation['sentence']}", hint=TRAIN_MORE)
-        if problem := sft.find_other_base(sft.Champion(folder, current.record), manifest["config"]):
-            raise RunError(f"{job.name}: {problem}.")
+        check_base(current, manifest["config"])
         previous = str(current.record["prefix"]) if current.job else ""
         record = sft.make_record(job.name, line.folder(job.name), line.pointer, previous, manifest, evaluation, "hand")
         names = _upload(line, job.name, folder, record)
@@ -213,6 +276,16 @@ def promote_job(name: str, place: str | None = None) -> Champion:
 
 
 TRAIN_MORE = "The champion stays. More or better data, or another recipe, may do it."
+GIVE_ROWS = "A job is judged that trains to its end and has rows to judge by, which are data.test or data.eval."
+
+
+def check_base(current: Champion, config: Mapping[str, Any]) -> None:
+    """Refuse a champion whose adapter fits another base than this training's."""
+    if problem := sft.find_other_base(sft.Champion(Path(), current.record), config):
+        raise RunError(
+            f"Nothing can be weighed against it: {problem}.",
+            hint="A recipe of another `name` has a champion of its own; or train on the base that this one has.",
+        )
 
 
 def _line_of(job: Job) -> tuple[Line, Champion]:
@@ -248,7 +321,8 @@ def _check_worthy(job: Job, current: Champion) -> Mapping[str, Any] | None:
             )
         return None
     if verdict["decision"] not in ("better", "promoted"):
-        raise RunError(f"The gate's verdict on {job.name} is {state.outcome}", hint=TRAIN_MORE)
+        hint = GIVE_ROWS if verdict["decision"] == "unjudged" else TRAIN_MORE
+        raise RunError(f"The gate's verdict on {job.name} is {state.outcome}", hint=hint)
     if verdict["champion_before"] != current.job:
         raise RunError(
             f"{job.name} was weighed against {verdict['champion_before'] or 'no champion'}, and the champion is "
@@ -279,8 +353,7 @@ def _upload(line: Line, job: str, folder: Path, record: dict[str, Any]) -> list[
 
 def _move(line: Line, current: Champion, after: str, pointer: bytes, by: str, why: str) -> None:
     bucket, key = line.place
-    condition = {"IfMatch": current.etag} if current.etag else {"IfNoneMatch": "*"}
-    if not s3.put_bytes(line.session, pointer, bucket, key, **condition):
+    if not s3.switch_bytes(line.session, pointer, bucket, key, current.etag):
         winner = read_champion(line).job or "nobody"
         raise RunError(
             f"The champion of {line.recipe} changed in this moment: it is {winner} now. Nothing was moved.",

@@ -11,7 +11,9 @@ from launcher.recipe_sections import Compute
 
 MAX_TYPES = 5
 MAX_KEEP_ALIVE_S = 21_600
+MAX_RUNTIME_S = 28 * 24 * 3600  # botocore's model has no upper bound; SageMaker's own is this
 TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9]+")
+NVIDIA = re.compile(r"ml\.[gp]r?\d")  # what AWS's image for GPUs runs on; every other family is refused by the SDK
 NETWORK_IDS = {"subnets": re.compile(r"subnet-[0-9a-f]{8,17}"), "security_groups": re.compile(r"sg-[0-9a-f]{8,17}")}
 MAX_NETWORK_IDS = {"subnets": 16, "security_groups": 5}
 
@@ -33,6 +35,11 @@ def _check_types(compute: Compute) -> None:
             raise RecipeError(
                 f"compute.instance is {name!r}, which is not a SageMaker instance type.",
                 hint="Use local, or a type such as ml.g5.xlarge; several with commas.",
+            )
+        if not NVIDIA.match(name):
+            raise RecipeError(
+                f"compute.instance is {name}, which has no NVIDIA GPU to train on.",
+                hint="Take a type such as ml.g5.xlarge, or train a small stand-in here with --instance local.",
             )
     if len(types) == 1:
         return
@@ -79,6 +86,11 @@ def _check_numbers(compute: Compute) -> None:
     ):
         if value <= 0:
             raise RecipeError(f"compute.{key} is {value}; it must be above 0.")
+    if compute.max_runtime_s > MAX_RUNTIME_S:
+        raise RecipeError(
+            f"compute.max_runtime is {compute.max_runtime_s:,} s; SageMaker runs a job for at most 28 days.",
+            hint="Use --max-runtime 28d or less; a run whose limit was reached goes on from its last checkpoint.",
+        )
     for key, dollars in (("max_cost", compute.max_cost), ("confirm_above", compute.confirm_above)):
         if not 0 <= dollars < float("inf"):
             raise RecipeError(f"compute.{key} is {dollars}; it must be a number of dollars, 0 or more.")

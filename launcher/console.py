@@ -80,7 +80,7 @@ def print_error(error: LauncherError) -> None:
 
 def print_jobs(found: Sequence[JobSummary]) -> None:
     if not found:
-        say("No jobs yet. `launcher submit --instance local` starts one.")
+        say("No jobs yet. `launcher submit --instance local` starts one; `--at aws` asks the account.")
         return
     rows = [(job.name, job.status.value, f"{job.created:%Y-%m-%d %H:%M:%S}", job.place) for job in found]
     print_table(("JOB", "STATUS", "CREATED", "PLACE"), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launcher import gate_rights
 from launcher.aws import identity, secrets
 from launcher.aws.identity import Permission
 from launcher.aws.quick import run_together
@@ -37,7 +38,18 @@ def check_role(scene: Scene) -> Finding:
         return missing(
             f"{role} does not trust SageMaker", f"Allow {identity.SERVICE} sts:AssumeRole in its trust policy."
         )
+    if lacking := _find_lacking_right(scene):
+        return missing(lacking.describe(role), lacking.fix)
     return ok(f"{role}, which SageMaker may assume")
+
+
+def _find_lacking_right(scene: Scene) -> gate_rights.Right | None:
+    """What a scheduled job would miss after its training only."""
+    if not scene.bucket:
+        return None  # the bucket's own check says so
+    pointer = f"{scene.bucket}/{scene.recipe.output.prefix.strip('/')}/champions/*".replace("//", "/")
+    rights = gate_rights.list_rights(scene.recipe, scene.role, pointer)
+    return next(iter(gate_rights.find_denied(scene.client("iam"), scene.role, rights)), None)
 
 
 def check_permissions(scene: Scene) -> Finding:

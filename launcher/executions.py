@@ -11,11 +11,16 @@ from itertools import islice
 from typing import Any
 
 from launcher.aws import jobs, schedules
-from launcher.aws.session import Session
-from launcher.job import EXECUTION, Job, make_status
+from launcher.aws.schedules import GROUP
+from launcher.aws.session import Session, list_local_firings
+from launcher.job import Job, iter_sessions, make_status
+from launcher.job_names import EXECUTION
+from launcher.progress import Say, silent
 
-# Dollars an hour of an instance type in a region; None where no price is known.
+# what the local endpoint calls a firing without a job -> what people read
+WITHOUT_JOB = {"failed": "not created", "missed": "missed"}
 RECENT = 20  # jobs of a schedule that may still run
+# Dollars an hour of an instance type in a region; None where no price is known.
 Price = Callable[[str, str], float | None]
 
 
@@ -53,15 +58,34 @@ class Execution:
         return f"{self.time:%Y-%m-%d %H:%M:%S}", self.job or "-", self.status, billed, cost, self.outcome
 
 
-def iter_executions(session: Session, name: str, arn: str, queue: str, price: Price) -> Iterator[Execution]:
+def iter_executions(
+    session: Session, name: str, price: Price | None = None, *, arn: str = "", queue: str = "", say: Say = silent
+) -> Iterator[Execution]:
     """The newest first. The scheduler keeps no list of what it did: the jobs and the dead letters are that list."""
-    dead = [_from_letter(letter) for letter in (schedules.list_dead(session, queue, arn) if queue else [])]
-    dead.sort(key=lambda execution: execution.time)
+    price = price or (look_up if session.place == "aws" else cost_nothing)
+    dead = sorted(_list_dead(session, name, arn, queue, say), key=lambda execution: execution.time)
     for summary in iter_jobs_of(session, name):
         while dead and dead[-1].time > summary["CreationTime"]:
             yield dead.pop()
         yield _from_job(Job(summary["TrainingJobName"], session), price)
     yield from reversed(dead)
+
+
+def iter_left(name: str, place: str | None, price: Price | None = None) -> Iterator[Execution]:
+    """What a schedule that is deleted left. On AWS the dead letters are known by the schedule alone."""
+    for session in iter_sessions(place):
+        yield from iter_executions(session, name, price)
+
+
+def _list_dead(session: Session, name: str, arn: str, queue: str, say: Say) -> list[Execution]:
+    """The firings that made no job."""
+    if session.place == "local":  # whose queues end with the endpoint, and whose book is kept
+        return [_from_firing(row) for row in list_local_firings(GROUP, name) if row["outcome"] in WITHOUT_JOB]
+    return [_from_letter(letter) for letter in (schedules.list_dead(session, queue, arn, say) if queue else [])]
+
+
+def _from_firing(row: dict[str, Any]) -> Execution:
+    return Execution(datetime.fromisoformat(row["scheduled_time"]), "", WITHOUT_JOB[row["outcome"]], row["error"])
 
 
 def _from_job(job: Job, price: Price) -> Execution:

@@ -1,9 +1,11 @@
-"""A job without a network: what it needs must come through S3 channels."""
+"""A job in a closed network, or without one: what it needs must come through S3 channels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from launcher.data.channels import Channel
 from launcher.errors import RecipeError
 from launcher.recipe import Recipe
 
@@ -29,3 +31,22 @@ def check_isolation(recipe: Recipe, has_model_channel: bool) -> None:
             "compute.network_isolation leaves nothing to install requirements.txt from.",
             hint="Remove it from code.files; the image holds what the training needs.",
         )
+
+
+def network_notes(recipe: Recipe, channels: Iterable[Channel]) -> list[str]:
+    """What the job must be able to reach, and nobody can check from here."""
+    compute, notes = recipe.compute, []
+    if compute.place == "local":
+        return []
+    in_s3 = {channel.name: channel.s3_uri for channel in channels}
+    if compute.subnets and "model" not in in_s3 and not recipe.config.smoke:
+        notes.append(
+            f"the job loads {recipe.config.model_name_or_path} from the Hub: these subnets must lead to "
+            "huggingface.co, else use model.s3 (a VPC made by `launcher bootstrap --vpc` does not lead there)"
+        )
+    prefix = recipe.output.prefix.strip("/")
+    for uri in in_s3.values():
+        key = uri.removeprefix("s3://").partition("/")[2]
+        if uri and prefix and not compute.role and not key.startswith(f"{prefix}/"):
+            notes.append(f"the role made by `launcher bootstrap` reads only {prefix}/ of its bucket, not {uri}")
+    return notes

@@ -23,12 +23,15 @@ from launcher.aws.site import find_site
 from launcher.data.channels import Channel
 from launcher.data.settings import CHANNELS
 from launcher.errors import DataError, RunError
-from launcher.plan import Plan, data_digest, make_stamp, recipe_key
+from launcher.job_names import make_stamp
+from launcher.plan import Plan, data_digest, recipe_key
 from launcher.progress import Say, Track, silent, untracked
 from launcher.recipe import Recipe
 from launcher.request import Site, key_of
 from launcher.submission import upload_channel
 from launcher.tables import html_table
+
+PUBLISH_AGAIN = "`launcher publish RECIPE` publishes the data again from its files."
 
 
 @dataclass(frozen=True)
@@ -88,30 +91,51 @@ def publish(plan: Plan, *, say: Say = silent, track: Track = untracked) -> Publi
     """Upload the plan's rows under their digests, then make them what schedules of this recipe train on."""
     shelf = open_shelf(plan.recipe)
     rows = tuple(channel for channel in plan.channels if channel.name in CHANNELS)
-    current, etag = find_current(shelf)
+    current, etag, previous = _find_previous(shelf, say)
     sent = sum(upload_channel(channel, plan, shelf.site, shelf.session, track) for channel in rows)
     say(f"uploaded {sent:,} bytes" if sent else "uploaded 0 bytes: the data is there already")
-    made = _make(plan, shelf, rows, current.id if current else "")
+    made = _make(plan, shelf, rows, previous)
     if current and current.data_digest == made.data_digest:
         say(f"this data is published already, as {current.id}")
         _settle(shelf, current)
         return current
-    if current and current.channels.keys() != made.channels.keys():
-        before, now = ", ".join(current.channels), ", ".join(made.channels)
-        say(f"the channels were {before} and are {now}: `launcher schedule update NAME RECIPE` mounts them")
+    _say_channels(current, made, say)
     _switch(shelf, made, etag)
     return made
 
 
-def roll_back_publication(recipe: Recipe) -> Publication:
+def _find_previous(shelf: Shelf, say: Say) -> tuple[Publication | None, str, str]:
+    """What is published, its etag, and the id that a new one follows; what cannot be read is replaced."""
+    try:
+        current, etag = find_current(shelf)
+    except DataError as error:
+        say(f"{error.message} It is replaced.")
+        found = s3.find_object(shelf.session, shelf.site.bucket, shelf.current_key(FILE))
+        kept = s3.iter_keys(shelf.session, shelf.site.bucket, shelf.kept_key("").removesuffix(".json"))
+        newest = max((key.rpartition("/")[2].removesuffix(".json") for key in kept), default="")
+        return None, found.etag if found else "", newest
+    return current, etag, current.id if current else ""
+
+
+def _say_channels(current: Publication | None, made: Publication, say: Say) -> None:
+    if current and current.channels.keys() != made.channels.keys():
+        before, now = ", ".join(current.channels), ", ".join(made.channels)
+        say(f"the channels were {before} and are {now}: `launcher schedule update NAME RECIPE` mounts them")
+
+
+def roll_back_publication(recipe: Recipe, *, say: Say = silent) -> Publication:
     """Make the publication before the current one current again."""
     shelf = open_shelf(recipe)
     current, etag = find_current(shelf)
     if current is None or not current.previous:
         what = "nothing is published" if current is None else f"{current.id} is the first publication"
         raise RunError(f"There is nothing to go back to: {what}.", hint="`launcher publish RECIPE` publishes data.")
-    earlier = _read(s3.get_bytes(shelf.session, shelf.site.bucket, shelf.kept_key(current.previous))[0])
-    _check_objects(shelf, earlier)
+    bucket, key = shelf.site.bucket, shelf.kept_key(current.previous)
+    if s3.find_object(shelf.session, bucket, key) is None:
+        raise DataError(f"s3://{bucket}/{key}, which was kept to go back to, is gone.", hint=PUBLISH_AGAIN)
+    earlier = read_publication(s3.get_bytes(shelf.session, bucket, key)[0], f"s3://{bucket}/{key}")
+    check_objects(shelf.session, earlier)
+    _say_channels(current, earlier, say)
     _switch(shelf, earlier, etag)
     return earlier
 
@@ -121,7 +145,7 @@ def find_current(shelf: Shelf) -> tuple[Publication | None, str]:
     if s3.find_object(shelf.session, shelf.site.bucket, shelf.current_key(FILE)) is None:
         return None, ""
     content, etag = s3.get_bytes(shelf.session, shelf.site.bucket, shelf.current_key(FILE))
-    return _read(content), etag
+    return read_publication(content, shelf.uri(FILE)), etag
 
 
 def check_published(shelf: Shelf, channels: tuple[Channel, ...]) -> Publication:
@@ -170,11 +194,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(content: bytes) -> Publication:
+def read_publication(content: bytes, uri: str) -> Publication:
     try:
-        return Publication(**json.loads(content))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{FILE} cannot be read: {error}.", hint="Publish the data again.") from error
+        found = Publication(**json.loads(content))
+        for channel in found.channels.values():
+            channel["prefix"], channel["files"].items(), channel["digest"]
+        return found
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{uri} is no publication: it holds {content[:40]!r}.", hint=PUBLISH_AGAIN) from error
 
 
 def _switch(shelf: Shelf, publication: Publication, etag: str) -> None:
@@ -182,8 +209,7 @@ def _switch(shelf: Shelf, publication: Publication, etag: str) -> None:
     content = json.dumps(publication.describe(), indent=1).encode()
     bucket = shelf.site.bucket
     s3.put_bytes(shelf.session, content, bucket, shelf.kept_key(publication.id))
-    condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-    if not s3.put_bytes(shelf.session, content, bucket, shelf.current_key(FILE), **condition):
+    if not s3.switch_bytes(shelf.session, content, bucket, shelf.current_key(FILE), etag):
         raise RunError(
             f"Somebody else published data for {shelf.recipe.name} in this moment; yours was not switched to.",
             hint="Publish again if yours is to be the newer one.",
@@ -204,11 +230,11 @@ def _settle(shelf: Shelf, publication: Publication) -> None:
         publication = now or publication
 
 
-def _check_objects(shelf: Shelf, publication: Publication) -> None:
+def check_objects(session: Session, publication: Publication) -> None:
     for channel in publication.channels.values():
         for name in channel["files"]:
             bucket, key = s3.split_uri(channel["prefix"] + name)
-            if s3.find_object(shelf.session, bucket, key) is None:
+            if s3.find_object(session, bucket, key) is None:
                 raise DataError(
                     f"s3://{bucket}/{key} of the publication {publication.id} is gone.",
                     hint="Publish that data again from its files.",

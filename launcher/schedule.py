@@ -16,18 +16,22 @@ from typing import Any
 from launcher import cron, ledger
 from launcher.aws import jobs, s3, schedules
 from launcher.aws.schedules import GROUP, Home, find_home
-from launcher.aws.session import Session, open_session
-from launcher.champion import Line, ensure_pointer, line_beside, read_champion
+from launcher.aws.session import Session, find_now, open_session
+from launcher.champion import Line, ensure_pointer, line_beside
+from launcher.claims import claim_key, giving_back, take_claim
 from launcher.data.settings import CHANNELS
-from launcher.errors import InputError, RunError, UnknownJob
-from launcher.executions import Execution, Price, cost_nothing, find_live_job, iter_executions, iter_jobs_of, look_up
-from launcher.job import Job, iter_sessions
+from launcher.differences import find_differences
+from launcher.errors import CredentialsError, InputError, RunError, SiteError, UnknownJob
+from launcher.executions import Execution, Price, find_live_job, iter_executions, iter_jobs_of, iter_left
+from launcher.gate_rights import say_rights
+from launcher.job import Job, instance_of, iter_sessions
+from launcher.mounts import check_mounts
 from launcher.plan import Plan, data_digest, recipe_key
 from launcher.progress import Say, Track, silent, untracked
 from launcher.publication import Shelf, check_published, open_shelf
-from launcher.runs import claim_key, giving_back, take_claim
 from launcher.scheduled import (
     NAME_LIMIT,
+    check_champion,
     check_gate,
     check_name,
     check_rendered,
@@ -42,7 +46,6 @@ RETRIES = 2
 BUSY_POLL_S = 30.0
 LOCAL_BUSY_POLL_S = 0.5
 SETTING = re.compile(r"(\w+)=(\S+)")
-SHOWN_VALUE = 120
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Schedule:
         firings = cron.iter_firings(
             cron.parse_expression(self.expression),
             zone,
-            datetime.now(UTC),
+            find_now(self.session.place),
             start=start.astimezone(UTC) if start else None,
             end=self.params.get("EndDate"),
         )
@@ -96,6 +99,7 @@ class Schedule:
     def rows(self) -> list[tuple[str, str]]:
         """As people read it."""
         target, request = self.params["Target"], self.request
+        is_local = self.session.place == "local"  # where the request names a type only because AWS's has to
         firings = ", ".join(f"{firing:%Y-%m-%d %H:%M %Z}" for firing in self.next_firings())
         return [
             ("schedule", self.name),
@@ -103,7 +107,7 @@ class Schedule:
             ("when", f"{self.expression} in {self.timezone}"),
             ("next", firings or "never"),
             ("recipe", self.settings.get("recipe", "")),
-            ("instance", str(request["ResourceConfig"].get("InstanceType", ""))),
+            ("instance", "local" if is_local else instance_of(request["ResourceConfig"])),
             ("promote", json.loads(request["HyperParameters"].get("promote", '"by-hand"'))),
             ("when busy", self.settings.get("when_busy", "refuse")),
             ("retries", str(target.get("RetryPolicy", {}).get("MaximumRetryAttempts", ""))),
@@ -120,17 +124,16 @@ class Schedule:
         target = {**self.params["Target"], "Input": self.request}
         return {**self.params, "Target": target, "next": [firing.isoformat() for firing in self.next_firings()]}
 
-    def executions(self, price: Price | None = None) -> Iterator[Execution]:
+    def executions(self, price: Price | None = None, say: Say = silent) -> Iterator[Execution]:
         """What came of each firing and trigger, the newest first; at AWS's prices, or those given."""
         dead = self.params["Target"].get("DeadLetterConfig", {}).get("Arn", "")
-        known = look_up if self.session.place == "aws" else cost_nothing
-        return iter_executions(self.session, self.name, str(self.params["Arn"]), dead, price or known)
+        return iter_executions(self.session, self.name, price, arn=str(self.params["Arn"]), queue=dead, say=say)
 
     def pause(self) -> Schedule:
         return self._put(State="DISABLED")
 
     def resume(self) -> Schedule:
-        cron.check_expression(self.expression, self.timezone)
+        cron.check_expression(self.expression, self.timezone, now=find_now(self.session.place))
         return self._put(State="ENABLED")
 
     def delete(self) -> None:
@@ -141,31 +144,33 @@ class Schedule:
         """One job now, as a firing would make it; or a refusal, when one runs, is being started, or cannot succeed."""
         if self.is_paused:
             raise RunError(f"{self.name} is paused.", hint=f"`launcher schedule resume {self.name}`, then trigger it.")
-        self._check_mounts()
-        self._wait_for_turn(say, sleep)
-        newest = next(iter_jobs_of(self.session, self.name), None)
-        request = substitute(self.request, str(uuid.uuid4()))
-        job, root = request["TrainingJobName"], self.request["CheckpointConfig"]["S3Uri"].partition("/checkpoints/")[0]
-        before = newest["TrainingJobName"] if newest else "nothing"
-        bucket, key = s3.split_uri(f"{root}/{claim_key(self.name, before)}")
-        if holder := take_claim(self.session, bucket, key, job):
-            raise self._busy(holder)
-        with giving_back(self.session, bucket, key):
-            if busy := find_live_job(self.session, self.name):
-                raise self._busy(busy)
-            jobs.create_job(self.session, request)
-        ledger.record(ledger.Entry(job, self.session.place, self.session.region))
-        return Job(job, self.session)
-
-    def _wait_for_turn(self, say: Say, sleep: Callable[[float], None]) -> None:
-        said = ""
-        while busy := find_live_job(self.session, self.name):
+        check_mounts(self.session, self.request, self.name)
+        request, said = substitute(self.request, str(uuid.uuid4())), ""
+        while busy := find_live_job(self.session, self.name) or self._start(request):
             if self.settings.get("when_busy") != "queue":
                 raise self._busy(busy)
             if said != busy:
                 say(f"waiting for {busy} to end; Ctrl-C gives up the place in the queue")
                 said = busy
             sleep(BUSY_POLL_S if self.session.place == "aws" else LOCAL_BUSY_POLL_S)
+        job = request["TrainingJobName"]
+        ledger.record(ledger.Entry(job, self.session.place, self.session.region))
+        return Job(job, self.session)
+
+    def _start(self, request: dict[str, Any]) -> str:
+        """Empty when the job is made, else the job of whoever was faster."""
+        newest = next(iter_jobs_of(self.session, self.name), None)
+        before = newest["TrainingJobName"] if newest else "nothing"
+        root = self.request["CheckpointConfig"]["S3Uri"].partition("/checkpoints/")[0]
+        bucket, key = s3.split_uri(f"{root}/{claim_key(self.name, before)}")
+        if holder := take_claim(self.session, bucket, key, request["TrainingJobName"]):
+            return holder
+        with giving_back(self.session, bucket, key):
+            if not (busy := find_live_job(self.session, self.name)):
+                jobs.create_job(self.session, request)
+                return ""
+        s3.delete_object(self.session, bucket, key)  # given back: our job is not made now
+        return busy
 
     def _busy(self, job: str) -> RunError:
         return RunError(
@@ -173,26 +178,13 @@ class Schedule:
             hint=f'`launcher wait {job}` waits for it; schedule.when_busy = "queue" in the recipe has trigger wait.',
         )
 
-    def _check_mounts(self) -> None:
-        """What the job is to read must be there: AWS would say so only after minutes, and in other words."""
-        for channel in self.request["InputDataConfig"]:
-            source = channel["DataSource"]["S3DataSource"]
-            bucket, key = s3.split_uri(source["S3Uri"])
-            s3.check_bucket(self.session, bucket)
-            if channel["ChannelName"] == "champion":
-                folder = source["S3Uri"].rpartition("/")[0] + "/"
-                read_champion(Line(self.session, folder.rstrip("/").rpartition("/")[2], folder)).check()
-            elif source["S3DataType"] == "ManifestFile" and s3.find_object(self.session, bucket, key) is None:
-                raise RunError(
-                    f"{source['S3Uri']} is gone, so {self.name} has no {channel['ChannelName']} rows.",
-                    hint="`launcher publish RECIPE` publishes them again.",
-                )
-
     def _put(self, **changed: Any) -> Schedule:
-        # all of what is deployed: UpdateSchedule resets what it is not given
-        params = {key: value for key, value in self.params.items() if key in schedules.UPDATABLE} | changed
-        schedules.update(self.session, params)
+        schedules.update(self.session, self.with_changes(changed))
         return _deployed(self.session, self.name)
+
+    def with_changes(self, changed: Mapping[str, Any]) -> dict[str, Any]:
+        """With all of what is deployed: UpdateSchedule resets what it is not given."""
+        return {key: value for key, value in self.params.items() if key in schedules.UPDATABLE} | dict(changed)
 
 
 @dataclass(frozen=True)
@@ -221,11 +213,9 @@ class Change:
     prepared: Prepared | None = None
 
     def apply(self, say: Say = silent, track: Track = untracked) -> Schedule:
-        if not self.differences:
-            return self.schedule
-        if self.prepared:
+        if self.prepared:  # also without a difference: what it names may have been lost
             self.prepared.send(say, track)
-        return self.schedule._put(**self.changed)
+        return self.schedule._put(**self.changed) if self.differences else self.schedule
 
 
 def create_schedule(
@@ -242,9 +232,9 @@ def create_schedule(
 ) -> Schedule:
     """Deploy the plan as a schedule. Its code travels now; its rows are those that are published when it fires."""
     name = check_name(name or plan.run[:NAME_LIMIT].rstrip("-"))
-    cron.check_expression(expression, timezone)
+    check_retries(retries)
+    cron.check_expression(expression, timezone, now=find_now(plan.recipe.compute.place))
     prepared = _prepare(plan, name, role, queue, say)
-    prepared.send(say, track)
     session, home = prepared.shelf.session, prepared.home
     params = {
         "Name": name,
@@ -254,10 +244,15 @@ def create_schedule(
         "State": "ENABLED",
         "Description": _describe(plan),
         "FlexibleTimeWindow": {"Mode": "OFF"},
-        "Target": schedules.make_target(home, prepared.request, check_retries(retries)),
+        "Target": schedules.make_target(home, prepared.request, retries),
     }
+    schedules.check_params("CreateSchedule", params)
+    schedules.check_free(session, name, home.group)
+    prepared.send(say, track)
     schedules.create(session, params)
     ledger.record_place(session.place, session.region)
+    if isinstance(cron.parse_expression(expression), cron.Rate):
+        say(f"a rate fires when it is created: the first job starts now, and `launcher schedule history {name}` has it")
     return _deployed(session, name)
 
 
@@ -275,11 +270,14 @@ def _prepare(plan: Plan, name: str, role: str, queue: str, say: Say) -> Prepared
     line = line_beside(shelf)
     s3.check_bucket(shelf.session, shelf.site.bucket)
     rows = tuple(channel for channel in plan.channels if channel.name in CHANNELS)
-    check_gate(plan.recipe, rows)
+    check_gate(plan.recipe, rows, say)
     if (current := check_published(shelf, rows)).data_digest != data_digest(rows):
         say(f"published is {current.id}, and the recipe's files differ from it: `launcher publish` publishes them")
     home = find_home(shelf.session, role=role, queue=queue)
     scheduled = make_scheduled_plan(plan, name, shelf, line, home)
+    check_champion(line, scheduled)
+    if shelf.session.place == "aws":
+        say_rights(plan.recipe, shelf.site, line.pointer, home, lambda: shelf.session.client("iam"), say)
     return Prepared(scheduled, shelf, line, home, render(scheduled, shelf.site))
 
 
@@ -291,7 +289,7 @@ def check_retries(retries: int) -> int:
     if not 1 <= retries <= 3:
         raise InputError(
             f"{retries} retries are not between 1 and 3.",
-            hint="A firing that fails three times goes to the dead-letter queue, where its alarm tells you.",
+            hint="A firing that made no job by its last retry goes to the dead-letter queue, and its alarm tells you.",
         )
     return retries
 
@@ -302,19 +300,20 @@ def plan_update(
     expression: str = "",
     timezone: str = "",
     *,
-    retries: int = 0,
+    retries: int | None = None,
     role: str = "",
     queue: str = "",
     place: str | None = None,
     say: Say = silent,
 ) -> Change:
     """What an update would change; whatever is not asked for stays as it is deployed."""
-    deployed = _deployed(_session_of(plan), name) if plan else attach_schedule(name, place)
+    deployed = _find_deployed(name, plan, place) if plan else attach_schedule(name, place)
     changed: dict[str, Any] = {}
     if expression or timezone:
         changed["ScheduleExpression"] = expression or deployed.expression
         changed["ScheduleExpressionTimezone"] = timezone or deployed.timezone
-        cron.check_expression(changed["ScheduleExpression"], changed["ScheduleExpressionTimezone"])
+        now = find_now(deployed.session.place)
+        cron.check_expression(changed["ScheduleExpression"], changed["ScheduleExpressionTimezone"], now=now)
     target = dict(deployed.params["Target"])
     prepared = None
     if plan:
@@ -322,17 +321,46 @@ def plan_update(
         prepared = _prepare(plan, name, role or target["RoleArn"], queue or held, say)
         target["Input"] = json.dumps(_with_topic(prepared.request, deployed.request), separators=(",", ":"))
         changed["Description"] = _describe(plan)
-    if retries:
+    if retries is not None:
         target["RetryPolicy"] = {**target.get("RetryPolicy", {}), "MaximumRetryAttempts": check_retries(retries)}
     if role:
         target["RoleArn"] = role
     if queue:
         target["DeadLetterConfig"] = {"Arn": queue}
     changed["Target"] = target
-    before, after = _flat(deployed.params), _flat({**deployed.params, **changed})
-    keys = sorted(before.keys() | after.keys())
-    differences = [(key, before.get(key, ""), after.get(key, "")) for key in keys if before.get(key) != after.get(key)]
-    return Change(deployed, changed, tuple(differences), prepared)
+    schedules.check_params("UpdateSchedule", deployed.with_changes(changed))
+    return Change(deployed, changed, find_differences(deployed.params, {**deployed.params, **changed}), prepared)
+
+
+def _find_deployed(name: str, plan: Plan, place: str | None) -> Schedule:
+    """The schedule that the plan may replace: the one where the recipe goes, and no other of its name."""
+    try:
+        session = _session_of(plan)
+        if params := schedules.find(session, name):
+            return Schedule(session, params)
+    except (SiteError, CredentialsError) as error:
+        raise (_find_elsewhere(name, plan, place) or error) from error
+    raise _find_elsewhere(name, plan, place) or _unknown(name, list(schedules.iter_names(session)))
+
+
+def _find_elsewhere(name: str, plan: Plan, place: str | None) -> InputError | None:
+    """A schedule of this name where the recipe does not go, as a refusal; None when there is none."""
+    try:
+        elsewhere = attach_schedule(name, place)
+    except UnknownJob:
+        return None
+    there, compute = elsewhere.session, plan.recipe.compute
+    if there.place == compute.place:
+        return InputError(
+            f"{name} is deployed in {there.region}, and the recipe goes to another region.",
+            hint=f"Add --set compute.region={there.region}.",
+        )
+    instance = "local" if there.place == "local" else instance_of(elsewhere.request["ResourceConfig"])
+    return InputError(
+        f"{name} is deployed {'on this machine' if instance == 'local' else 'on AWS'}, and the recipe goes elsewhere: "
+        f"compute.instance is {compute.instance}.",
+        hint=f"Add --instance {instance}; `launcher schedule create` makes another schedule.",
+    )
 
 
 def _with_topic(request: dict[str, Any], deployed: dict[str, Any]) -> dict[str, Any]:
@@ -344,27 +372,6 @@ def _with_topic(request: dict[str, Any], deployed: dict[str, Any]) -> dict[str, 
     return request
 
 
-def _flat(value: Any, where: str = "") -> dict[str, str]:
-    """A tree as its leaves by their paths; the request inside the target is a tree too."""
-    if where == "Target.Input":
-        value = json.loads(value)
-    if isinstance(value, Mapping):
-        parts = [(f"{where}.{key}" if where else str(key), part) for key, part in value.items()]
-    elif isinstance(value, list):
-        parts = [(f"{where}[{_label(part, number)}]", part) for number, part in enumerate(value)]
-    else:
-        return {where.replace("Target.Input.", "request."): str(value)[:SHOWN_VALUE]}
-    return {path: leaf for part, content in parts for path, leaf in _flat(content, part).items()}
-
-
-def _label(part: Any, number: int) -> str:
-    return (
-        str(part.get("ChannelName") or part.get("Key") or part.get("Name") or number)
-        if isinstance(part, Mapping)
-        else str(number)
-    )
-
-
 def attach_schedule(name: str, place: str | None = None) -> Schedule:
     """The schedule of this name, wherever this machine has deployed one."""
     known: list[str] = []
@@ -373,6 +380,23 @@ def attach_schedule(name: str, place: str | None = None) -> Schedule:
             return Schedule(session, found)
         known += schedules.iter_names(session)
     raise _unknown(name, known)
+
+
+def iter_history(
+    name: str, place: str | None = None, price: Price | None = None, say: Say = silent
+) -> Iterator[Execution]:
+    """What came of a schedule's firings and triggers, the newest first; of a deleted one, what it left."""
+    try:
+        schedule = attach_schedule(name, place)
+    except UnknownJob:
+        left = iter_left(name, place, price)
+        if (newest := next(left, None)) is None:
+            raise
+        say(f"{name} is deleted; this is what it left")
+        yield newest
+        yield from left
+    else:
+        yield from schedule.executions(price, say)
 
 
 def _session_of(plan: Plan) -> Session:

@@ -14,11 +14,12 @@ from typing import Any
 from container_src.sft.publication import FILE
 from launcher.aws.schedules import Home
 from launcher.aws.shapes import check_request
-from launcher.champion import Line
+from launcher.champion import Line, check_base, read_champion
 from launcher.data.channels import Channel
 from launcher.data.settings import CHANNELS
 from launcher.errors import RecipeError, RunError
 from launcher.plan import JOB_NAME_LIMIT, Plan
+from launcher.progress import Say, silent
 from launcher.publication import Shelf
 from launcher.recipe import Recipe
 from launcher.recipe_sections import KEYS
@@ -88,30 +89,40 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_gate(recipe: Recipe, channels: tuple[Channel, ...]) -> None:
-    """Refuse what a scheduled job could only find out after its training."""
+def check_gate(recipe: Recipe, channels: tuple[Channel, ...], say: Say = silent) -> None:
+    """Refuse, or say, what a scheduled job could only find out after its training."""
     if has_network_isolation(recipe) and recipe.config.notify_topic:
         raise RecipeError(
             "schedule.notify_topic is set, but a job under network isolation cannot reach SNS.",
             hint="Remove it (`launcher schedule history` shows the verdicts), or end the isolation.",
         )
-    if recipe.config.promote != "if-better":
-        return
-    if has_network_isolation(recipe):
+    if has_network_isolation(recipe) and recipe.config.promote == "if-better":
         raise RecipeError(
             'schedule.promote is "if-better", but a job under network isolation cannot reach the pointer in S3.',
             hint='Set schedule.promote = "by-hand" and use `launcher champion promote JOB`, or end the isolation.',
         )
+    problem, fix = _find_no_judgement(recipe, channels)
+    if problem and recipe.config.promote == "if-better":
+        raise RecipeError(f'schedule.promote is "if-better", but {problem}.', hint=fix)
+    if problem:
+        say(f"{problem}: the gate leaves every job unjudged, and none can be promoted. {fix}")
+
+
+def _find_no_judgement(recipe: Recipe, channels: tuple[Channel, ...]) -> tuple[str, str]:
+    """Why a job's evaluation cannot be judged, and what to do."""
     if not {"eval", "test"} & {channel.name for channel in channels}:
-        raise RecipeError(
-            'schedule.promote is "if-better", but there are no rows to judge by.',
-            hint="Give the recipe data.eval or data.test.",
-        )
-    if recipe.config.lora_bias != "none":
-        raise RecipeError(
-            f'lora.bias is "{recipe.config.lora_bias}": with trained biases the base cannot be compared with.',
-            hint='Set lora.bias = "none", or schedule.promote = "by-hand".',
-        )
+        return "there are no rows to judge by", "Give the recipe data.eval or data.test."
+    if (bias := recipe.config.lora_bias) != "none":
+        problem = f'lora.bias is "{bias}", and with trained biases the base cannot be compared with'
+        return problem, 'Set lora.bias = "none".'
+    return "", ""
+
+
+def check_champion(line: Line, plan: Plan) -> None:
+    """Refuse a champion that no job of the plan could mount, or be weighed against."""
+    champion = read_champion(line)
+    if champion.job:  # a placeholder is mended when the request is sent
+        check_base(champion.check(), dataclasses.asdict(plan.config))
 
 
 def has_network_isolation(recipe: Recipe) -> bool:

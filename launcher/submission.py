@@ -6,14 +6,14 @@ import threading
 
 from container_src.sft.architectures import find_architecture
 from launcher import hub, ledger, runs
-from launcher.aws import estimator, s3
+from launcher.aws import estimator, jobs, s3
 from launcher.aws.session import Session, open_session
 from launcher.aws.shapes import check_request
 from launcher.aws.site import find_site
 from launcher.budget import keep_budget
 from launcher.capacity import drop_unavailable
 from launcher.data.channels import Channel, Upload, confirm_unchanged
-from launcher.errors import DataError, RecipeError
+from launcher.errors import DataError, RecipeError, RunError
 from launcher.fallback import save_fallback
 from launcher.job import Job
 from launcher.plan import Plan
@@ -29,6 +29,9 @@ def submit(plan: Plan, *, fresh: bool = False, say: Say = silent, track: Track =
     preloading = threading.Thread(target=estimator.preload, daemon=True)
     preloading.start()  # the SDK's import takes longer than everything before the start
     site = find_site(session, plan.recipe)
+    ledger.record_place(
+        session.place, session.region
+    )  # whatever becomes of this, jobs of this run are looked for there
     plan = drop_unavailable(plan, session, say)
     check_request(make_request(plan, site))
 
@@ -47,9 +50,21 @@ def submit(plan: Plan, *, fresh: bool = False, say: Say = silent, track: Track =
         upload(plan, site, session, say, track)
         save_fallback(plan, site, session)
         preloading.join()
-        estimator.start_job(plan, site, make_request(plan, site), session)
+        start(plan, site, session)
     ledger.record(ledger.Entry(plan.job_name, session.place, session.region))
     return Job(plan.job_name, session)
+
+
+def start(plan: Plan, site: Site, session: Session) -> None:
+    """Start the job; one that runs already, since only the answer to an earlier attempt was lost, is as good."""
+    request = make_request(plan, site)
+    try:
+        estimator.start_job(plan, site, request, session)
+    except RunError:
+        # of this name, which holds the time, and of these settings, which hold the digests of recipe and data
+        found = jobs.describe_job(session, plan.job_name)
+        if found.get("HyperParameters") != request["HyperParameters"]:
+            raise
 
 
 def upload(plan: Plan, site: Site, session: Session, say: Say = silent, track: Track = untracked) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import zip_longest
@@ -59,6 +61,24 @@ def shipped_templates() -> list[str]:
 
 def load_template(name: str) -> dict[str, Any]:
     return parse_template(template_text(name))
+
+
+def find_broken(template: str, values: Mapping[str, str]) -> dict[str, str]:
+    """Parameter -> what it must be, for each value that CloudFormation would refuse."""
+    known = load_template(template)["Parameters"]
+    return {
+        name: about.get("ConstraintDescription") or f"as the template describes it: {about['Description']}"
+        for name, about in known.items()
+        if name in values and not _is_allowed(about, values[name])
+    }
+
+
+def _is_allowed(about: Mapping[str, Any], value: str) -> bool:
+    if about["Type"] == "Number":
+        low, high = about.get("MinValue", -math.inf), about.get("MaxValue", math.inf)
+        return value.isdecimal() and low <= int(value) <= high
+    choices = about.get("AllowedValues", [value])
+    return value in choices and bool(re.fullmatch(about.get("AllowedPattern", ".*"), value))
 
 
 def parse_template(text: str) -> dict[str, Any]:

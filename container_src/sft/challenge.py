@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .artifact import ADAPTER_FILES, write_json
+from .artifact import write_json
 from .champion import (
     POINTER,
     VERDICT,
@@ -25,9 +25,9 @@ from .champion import (
 from .checkpoint import Origin
 from .config import TrainConfig
 from .data import Encoded
-from .evaluate import RowScores
+from .evaluate import AbandonedError, RowScores
 from .gate import weigh
-from .log import is_first_process, say
+from .log import is_first_process, say, warn
 from .model import Base
 from .paths import Paths
 
@@ -41,6 +41,10 @@ class Evaluated:
     rows: list[Encoded]
     base: RowScores | None = None
     tuned: RowScores | None = None
+
+    @property
+    def chosen_by_rows(self) -> bool:
+        return bool(self.comparison and self.comparison["chosen_by_these_rows"])
 
 
 def end_unchanged(
@@ -70,11 +74,30 @@ def end_unchanged(
     return True
 
 
-def reuse_stand_in(champion: Champion | None, config: TrainConfig, folder: Path) -> Base | None:
+def check_challenge(champion: Champion | None, config: TrainConfig, judging: int) -> None:
+    """What the gate could otherwise say only after the training; `judging` counts the rows to judge by."""
+    if champion is None:
+        return
+    if problem := find_other_base(champion, dataclasses.asdict(config)):
+        raise ChampionError(
+            f"{problem[0].upper()}{problem[1:]}, so nothing was trained. "
+            "A recipe of another name has a champion of its own."
+        )
+    if reason := _why_unjudged(config, judging):
+        warn(f"The gate will leave this job unjudged, and it cannot be promoted: {reason}.")
+
+
+def _why_unjudged(config: TrainConfig, judging: int) -> str:
+    if not judging:
+        return "there is no evaluation to judge by, since the recipe has neither eval nor test rows"
+    if config.lora_bias != "none":
+        return f"with trained biases (lora.bias is {config.lora_bias}) the base cannot be compared with"
+    return ""
+
+
+def reuse_stand_in(champion: Champion | None, folder: Path) -> Base | None:
     """The champion's stand-in base: one made from other rows would not fit its adapter."""
     if champion is None or not (champion.folder / "base").is_dir():
-        return None
-    if find_other_base(champion, dataclasses.asdict(config)):
         return None
     shutil.copytree(champion.folder / "base", folder, dirs_exist_ok=True)
     for path in champion.folder.iterdir():  # the tokenizer lies beside the adapter too, and belongs to the base
@@ -125,22 +148,22 @@ def _judge(
     trainer: Any, champion: Champion, evaluated: Evaluated, config: TrainConfig, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
     unjudged = {"decision": "unjudged", "better": False, "sentence": ""}
-    if manifest["outcome"] != "completed":
-        return unjudged | {"reasons": [f"the job was stopped before its end ({manifest['reason']})"]}
+    if manifest["outcome"] == "stopped":
+        return unjudged | {"reasons": [f"the job was stopped before its end ({manifest['reason']})."]}
     if evaluated.base is None or evaluated.tuned is None:
-        return unjudged | {"reasons": ["there is no evaluation to judge by: the recipe needs eval or test rows"]}
-    if problem := find_other_base(champion, manifest["config"]):
-        return unjudged | {"reasons": [problem]}
-    held = score_champion(trainer, champion, evaluated.rows) if champion.job else None
-    weighed = weigh(evaluated.base, held, evaluated.tuned, evaluated.channel, config.seed, config.guarded)
+        return unjudged | {"reasons": [f"{_why_unjudged(config, len(evaluated.rows)) or 'nothing was evaluated'}."]}
+    try:
+        held = score_champion(trainer, champion, evaluated.rows) if champion.job else None
+    except AbandonedError:
+        return unjudged | {"reasons": ["the job was asked to stop before the champion was evaluated."]}
+    weighed = weigh(
+        evaluated.base, held, evaluated.tuned, evaluated.channel, config.seed, config.guarded, evaluated.chosen_by_rows
+    )
     return weighed | {"decision": "better" if weighed["better"] else "refused"}
 
 
 def score_champion(trainer: Any, champion: Champion, rows: list[Encoded]) -> RowScores:
     """Its adapter beside the job's own on the same base, in the same process and arithmetic."""
-    missing = [name for name in ADAPTER_FILES if not (champion.folder / name).is_file()]
-    if missing:
-        raise ChampionError(f"The champion {champion.job} has no {missing[0]}. `launcher champion rollback` leaves it.")
     model = trainer.accelerator.unwrap_model(trainer.model)
     model.load_adapter(str(champion.folder), adapter_name="champion")
     model.set_adapter("champion")
@@ -153,21 +176,23 @@ def score_champion(trainer: Any, champion: Champion, rows: list[Encoded]) -> Row
 
 def _outcome_of(move: Move) -> dict[str, Any]:
     if move.promoted:
-        return {"decision": "promoted"}
+        return {"decision": "promoted", "reasons": [f"{move.problem}."] if move.problem else []}
     if move.lost:
-        return {"decision": "lost", "reasons": [f"{move.lost} became champion meanwhile, and was not weighed against"]}
-    return {"reasons": [f"not promoted: {move.problem}"]} if move.problem else {}
+        reason = f"the champion changed meanwhile: it is {move.lost} now, and was not weighed against."
+        return {"decision": "lost", "reasons": [reason]}
+    return {"reasons": [f"not promoted: {move.problem}."]} if move.problem else {}
 
 
 def describe(verdict: Mapping[str, Any]) -> str:
     """The verdict in a sentence or two."""
-    before = verdict["champion_before"]
+    before, reasons = verdict["champion_before"], " ".join(verdict["reasons"])
     stays = f"The champion stays {before}" if before else "There is no champion yet"
     if verdict["decision"] == "promoted":
-        return (
-            f"promoted: {verdict['job']} is the champion{f' after {before}' if before else ''}. {verdict['sentence']}"
-        )
+        after = f" after {before}" if before else ""
+        return f"promoted: {verdict['job']} is the champion{after}. {verdict['sentence']} {reasons}".rstrip()
     if verdict["decision"] == "better":
-        by_hand = "; ".join(verdict["reasons"]) or f"`launcher champion promote {verdict['job']}` makes it the champion"
-        return f"better: {verdict['sentence']} {stays}: {by_hand}."
-    return f"{verdict['decision']}: {' '.join(verdict['reasons'])} {stays}."
+        by_hand = reasons or f"`launcher champion promote {verdict['job']}` makes it the champion."
+        return f"better: {verdict['sentence']} {stays}: {by_hand}"
+    if verdict["decision"] == "lost":
+        return f"lost: {reasons}"
+    return f"{verdict['decision']}: {reasons} {stays}."

@@ -15,9 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from .artifact import ADAPTER_FILES
 from .checkpoint import Origin
 from .config import TrainConfig
 from .failure import JobError
+from .strict_json import make_json
 
 RECORD = "champion.json"
 POINTER = "champion.manifest"
@@ -26,7 +28,10 @@ VERDICT = "verdict.json"
 # What must be equal for a training to be the same again, and for two adapters to fit one base.
 SAME_TRAINING = ("recipe_digest", "data_digest", "source_digest", "start_digest")
 SAME_BASE = ("model", "revision", "smoke", "base_digest")
+PLACEHOLDER_KEYS = ("job", "prefix", "pointer", "previous")
+RECORD_KEYS = (*PLACEHOLDER_KEYS, "promoted", "by", *SAME_TRAINING, *SAME_BASE, "evaluation")
 REFUSED_CONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+PUTS = 3  # S3 answers 409 to a put that came beside another one, which may itself have been refused
 
 
 class ChampionError(JobError):
@@ -47,7 +52,7 @@ class Champion:
 
 @dataclass(frozen=True)
 class Move:
-    """What became of a promotion: `lost` names who was there first, `problem` why it could not be tried."""
+    """What became of a promotion: `lost` names who is champion instead, `problem` what could not be done."""
 
     promoted: bool = False
     lost: str = ""
@@ -55,18 +60,34 @@ class Move:
 
 
 def read_champion(folder: Path | None) -> Champion | None:
-    """None for a job that takes no part in the gate."""
+    """None for a job that takes no part in the gate. A champion that could not be weighed at the end is refused now."""
     if folder is None:
         return None
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        record["job"], record["prefix"], record["pointer"]  # noqa: B018 - a record without them is none
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        champion = Champion(folder, read_record((folder / RECORD).read_bytes()))
+    except (OSError, ValueError) as error:
         raise ChampionError(
-            f"The champion's {RECORD} cannot be read ({error!r}). `launcher champion show` names what is missing, "
+            f"The champion's {RECORD} cannot be read ({error}). `launcher champion show` names what is missing, "
             "`launcher champion rollback` goes back to the one before."
         ) from error
-    return Champion(folder, record)
+    missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
+    if champion.job and missing:
+        raise ChampionError(
+            f"The champion {champion.job} has no {missing[0]}, so nothing can be weighed against it. "
+            "`launcher champion rollback` goes back to the one before."
+        )
+    return champion
+
+
+def read_record(content: bytes) -> dict[str, Any]:
+    """champion.json, or a ValueError that says what is wrong with it."""
+    record = json.loads(content)
+    if not isinstance(record, dict):
+        raise ValueError(f"it holds {content[:40]!r}")
+    wanted = RECORD_KEYS if record.get("job") else PLACEHOLDER_KEYS
+    if lacking := [name for name in wanted if name not in record]:
+        raise ValueError(f"it has no {lacking[0]}")
+    return record
 
 
 def make_placeholder(prefix: str, pointer: str) -> dict[str, Any]:
@@ -121,27 +142,34 @@ def is_same_training(champion: Champion, origin: Origin, config: TrainConfig) ->
 def find_other_base(champion: Champion, config: Mapping[str, Any]) -> str:
     """Why the champion's adapter cannot be weighed here, or ""."""
     mine = describe_base(config)
-    if not champion.job or all(champion.record[name] == mine[name] for name in SAME_BASE):
+    differing = [name for name in SAME_BASE if champion.job and champion.record.get(name, mine[name]) != mine[name]]
+    if not differing:
         return ""
-    return (
-        f"the champion {champion.job} was trained on another base ({champion.record['model']}); give the recipe "
-        "another name to begin a line of champions of its own"
-    )
+    words = ", ".join(f"{name} {champion.record[name]!r} and not {mine[name]!r}" for name in differing)
+    return f"the champion {champion.job} was trained on another base ({words})"
 
 
 def make_pointer(prefix: str, names: list[str]) -> bytes:
-    return json.dumps([{"prefix": prefix}, RECORD, *sorted(set(names) - {RECORD})], indent=1).encode()
+    return make_json([{"prefix": prefix}, RECORD, *sorted(set(names) - {RECORD})], indent=1).encode()
 
 
-def read_prefix(pointer: bytes) -> str:
-    return str(json.loads(pointer)[0]["prefix"])
+def read_pointer(content: bytes) -> tuple[str, list[str]]:
+    """The folder and the names in it, or a ValueError that says what is wrong with the pointer."""
+    try:
+        (head, *names) = json.loads(content)
+        prefix = head["prefix"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"the pointer holds {content[:40]!r}") from error
+    if not isinstance(prefix, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"the pointer holds {content[:40]!r}")
+    return prefix, names
 
 
 def make_move(before: str, after: str, by: str, why: str) -> tuple[str, bytes]:
     """The name and content of one line of the champions' history."""
     now = datetime.now(UTC)
     move = {"time": now.isoformat(timespec="seconds"), "from": before, "to": after, "by": by, "why": why}
-    return f"moves/{now:%Y%m%dT%H%M%S%fZ}-{after or PLACEHOLDER}.json", json.dumps(move).encode()
+    return f"moves/{now:%Y%m%dT%H%M%S%fZ}-{after or PLACEHOLDER}.json", make_json(move).encode()
 
 
 def job_in(prefix: str) -> str:
@@ -159,30 +187,71 @@ def promote(champion: Champion, job: str, output: Path, record: dict[str, Any], 
     """Put the adapter where the pointer can name it, then move the pointer, if it is still the one weighed against."""
     from botocore.exceptions import BotoCoreError, ClientError
 
+    s3 = _client("s3", region)
     try:
-        return _promote(_client("s3", region), champion, job, output, record, why)
-    except (BotoCoreError, ClientError) as error:
-        code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-        if code in REFUSED_CONDITION:
-            return Move(lost="another job, in the same moment")
+        move = _promote(s3, champion, output, record)
+    except (BotoCoreError, ClientError, ValueError) as error:
         return Move(problem=f"{error}. `launcher champion promote {job}` does it by hand")
+    if not move.promoted:
+        return move
+    try:
+        _note_move(s3, champion, job, why)
+    except (BotoCoreError, ClientError) as error:
+        return Move(promoted=True, problem=f"`launcher champion history` lacks it: {error}")
+    return move
 
 
-def _promote(s3: Any, champion: Champion, job: str, output: Path, record: dict[str, Any], why: str) -> Move:
+def _promote(s3: Any, champion: Champion, output: Path, record: dict[str, Any]) -> Move:
     bucket, key = split_uri(str(champion.record["pointer"]))
-    answer = s3.get_object(Bucket=bucket, Key=key)
-    held = read_prefix(answer["Body"].read())
+    held, etag = _read_held(s3, bucket, key)
     if held != champion.record["prefix"]:
-        return Move(lost=job_in(held) or "a rollback")
+        return _lost_to(held)
     _, folder = split_uri(record["prefix"])
     names = [path.relative_to(output).as_posix() for path in sorted(output.rglob("*")) if path.is_file()]
     for name in names:
         s3.upload_file(str(output / name), bucket, folder + name)
-    s3.put_object(Bucket=bucket, Key=folder + RECORD, Body=json.dumps(record, indent=1).encode())
-    s3.put_object(Bucket=bucket, Key=key, Body=make_pointer(record["prefix"], names), IfMatch=answer["ETag"])
+    s3.put_object(Bucket=bucket, Key=folder + RECORD, Body=make_json(record, indent=1).encode())
+    return _move_pointer(s3, champion, make_pointer(record["prefix"], names), etag)
+
+
+def _move_pointer(s3: Any, champion: Champion, pointer: bytes, etag: str) -> Move:
+    """A put whose answer was lost is sent again and refused for its own success: the pointer itself tells who won."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, key = split_uri(str(champion.record["pointer"]))
+    for puts_left in reversed(range(PUTS)):
+        try:
+            s3.put_object(Bucket=bucket, Key=key, Body=pointer, IfMatch=etag)
+            break
+        except (BotoCoreError, ClientError) as error:
+            held, etag = _read_held(s3, bucket, key)
+            if held == read_pointer(pointer)[0]:
+                break
+            if held != champion.record["prefix"]:
+                return _lost_to(held)
+            if not puts_left or _code_of(error) not in REFUSED_CONDITION:
+                raise
+    return Move(promoted=True)
+
+
+def _read_held(s3: Any, bucket: str, key: str) -> tuple[str, str]:
+    """What the pointer names, and the etag that a move must name."""
+    answer = s3.get_object(Bucket=bucket, Key=key)
+    return read_pointer(answer["Body"].read())[0], str(answer["ETag"])
+
+
+def _lost_to(held: str) -> Move:
+    return Move(lost=job_in(held) or "nobody")
+
+
+def _code_of(error: Exception) -> str:
+    return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+
+
+def _note_move(s3: Any, champion: Champion, job: str, why: str) -> None:
+    bucket, key = split_uri(str(champion.record["pointer"]))
     name, content = make_move(champion.job, job, "the job", why)
     s3.put_object(Bucket=bucket, Key=f"{key.removesuffix(POINTER)}{name}", Body=content)
-    return Move(promoted=True)
 
 
 def _client(service: str, region: str) -> Any:

@@ -135,6 +135,7 @@ class TrainConfig:
     data_digest: str = _in("job", "", "digest of all channels together")
     source_digest: str = _in("job", "", "digest of the bundle")
     start_digest: str = _in("job", "", "digests of the channels that training starts from: model, adapter")
+    adapter_source: str = _in("job", "", "where the adapter to continue from lay, for the manifest")
     git_revision: str = _in("job", "", "revision of the checkout that submitted")
 
     def __post_init__(self) -> None:
@@ -169,6 +170,11 @@ class TrainConfig:
             raise ConfigError("lora_target_modules is empty; name at least one module, such as q_proj")
         if unknown := set(self.guarded) - set(GUARDS):
             raise ConfigError(f"guards names {', '.join(sorted(unknown))}; use {', '.join(GUARDS)}, or none")
+        if self.notify_topic and not TOPIC.fullmatch(self.notify_topic):
+            raise ConfigError(
+                f"notify_topic is {self.notify_topic!r}; it must be the ARN of a standard topic, such as "
+                "arn:aws:sns:eu-central-1:123456789012:my-topic"
+            )
 
     @property
     def target_modules(self) -> list[str]:
@@ -184,6 +190,7 @@ class TrainConfig:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
 
 
+TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 GUARDS = ("token_accuracy", "base_loss")
 # Sections that say where a job runs and what becomes of its adapter, not what is trained.
 NOT_SHAPING = ("job", "schedule", "secrets")

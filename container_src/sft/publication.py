@@ -36,9 +36,13 @@ def check_publication(paths: Paths) -> dict[str, Any]:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise PublicationError(f"{folder / FILE} cannot be read ({error}). Publish the recipe's data again.") from error
+        publication = dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
+        publication["id"], publication["channels"].items()
+        return publication
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PublicationError(
+            f"{folder / FILE} cannot be read ({error!r}). Publish the recipe's data again."
+        ) from error
 
 
 def _digests(folder: Path) -> dict[str, str]:

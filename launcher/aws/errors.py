@@ -63,7 +63,8 @@ TABLE = (
     ),
     Explanation("ValidationException", "(?i)kms|volumeKmsKeyId", SiteError, "The key must lie in the job's region and allow the job's role; instances with their own disk take no volume key."),
     Explanation("ValidationException", "in status|already (been )?(stopped|terminated)", RunError, "The job has ended; there is nothing to stop."),
-    Explanation("ValidationException|ValidationError", "", CloudError, "`launcher plan --json` shows the request that was refused."),
+    Explanation("ValidationException", "", CloudError, "Change what the message names; `launcher plan --json` shows a job's whole request."),
+    Explanation("ValidationError", "", CloudError, "Change what the message names, and try again."),
     Explanation("ResourceNotFound", "", UnknownJob, "`launcher list` shows the jobs that can be seen from here."),
     # who may do what
     Explanation(
@@ -83,7 +84,7 @@ TABLE = (
     Explanation(
         "ExpiredToken(Exception)?|RequestExpired|InvalidClientTokenId|InvalidAccessKeyId|UnrecognizedClientException|SignatureDoesNotMatch|"
         "InvalidSignatureException|IncompleteSignature|MissingAuthenticationToken(Exception)?|InvalidToken|TokenRefreshRequired|AuthFailure",
-        "", CredentialsError, "Sign in again (`aws sso login`, or new keys); the job itself is not affected.",
+        "", CredentialsError, "Sign in again (`aws sso login`, or new keys).",
     ),
     # too much at once, or AWS's own trouble
     Explanation(
@@ -118,6 +119,7 @@ STATED_DEFAULT = frozenset({
     "InvalidRequest", "InvalidRequestException", "InvalidWriteOffset", "ExpiredNextTokenException",
     "InvalidAttributeName", "InvalidAttributeValue", "ManagedRuleException", "ParameterValueInvalid", "QueueNameExists",
     "StaleTag", "TagPolicy", "PolicyEvaluation", "UnsupportedOperation",
+    "BatchEntryIdsNotDistinct", "EmptyBatchRequest", "InvalidBatchEntryId", "TooManyEntriesInBatchRequest",
 })  # fmt: skip
 FALLBACK_HINT = "Try again; if it stays, the message above is AWS's own."
 SIGN_IN = "Sign in with `aws sso login` or `aws configure`."

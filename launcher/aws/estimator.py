@@ -17,13 +17,13 @@ from typing import Any
 
 from launcher.aws.errors import explained
 from launcher.aws.session import Session
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, RunError
 from launcher.plan import Plan, wait_s
 from launcher.request import ENTRY_POINT, TOOLKIT_LOG_LEVEL, Site, channel_uri, checkpoint_uri, image_uri, s3_uri
 
 
 def start_job(plan: Plan, site: Site, request: dict[str, Any], session: Session) -> None:
-    with _quiet_sdk(), explained(f"starting job {plan.job_name}"):
+    with _quiet_sdk(), _sdk_refusals(), explained(f"starting job {plan.job_name}"):
         sdk_session = _make_session(session, site, request)
         with _default_session(sdk_session.boto_session):
             estimator = _make_estimator(plan, site, request, sdk_session)
@@ -54,6 +54,18 @@ def _quiet_sdk() -> Iterator[None]:
             yield
     finally:
         sys.excepthook = hook
+
+
+@contextlib.contextmanager
+def _sdk_refusals() -> Iterator[None]:
+    """The SDK has tables of its own of images, types and versions, and says no with a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise RunError(
+            f"The SageMaker SDK refuses this job: {error}",
+            hint="Nothing was started. Change what it names; `launcher recipe show` says where each value came from.",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -86,6 +86,17 @@ def put_bytes(session: Session, content: bytes, bucket: str, key: str, **conditi
     return True
 
 
+def switch_bytes(session: Session, content: bytes, bucket: str, key: str, etag: str) -> bool:
+    """Write in place of what has this etag, or of nothing; False when somebody else has written meanwhile.
+
+    A put whose answer was lost is sent again and refused for its own success: what lies there then is ours.
+    """
+    condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
+    if put_bytes(session, content, bucket, key, **condition):
+        return True
+    return find_object(session, bucket, key) is not None and get_bytes(session, bucket, key)[0] == content
+
+
 def get_bytes(session: Session, bucket: str, key: str) -> tuple[bytes, str]:
     """A small object's content and etag."""
     with explained(f"reading s3://{bucket}/{key}"):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from launcher.aws.errors import explained
 from launcher.aws.session import LOCAL_ACCOUNT, Session
 from launcher.aws.shapes import find_violations
 from launcher.errors import InputError, RunError, SiteError
+from launcher.progress import Say, silent
 
 TARGET = "arn:aws:scheduler:::aws-sdk:sagemaker:createTrainingJob"
 GROUP = "launcher"
@@ -22,6 +24,10 @@ UPDATABLE = (
     "State", "KmsKeyArn", "Target", "FlexibleTimeWindow", "ActionAfterCompletion",
 )  # fmt: skip
 ABSENT = "ResourceNotFoundException"
+LETTERS_A_READ = 10  # as many as SQS hands out at once
+MOST_READS = 100
+HIDDEN_S = 60  # longer than reading takes; only a reader that is killed hides them for so long
+LETTER_COUNTS = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Home:
 def find_home(session: Session, *, role: str = "", queue: str = "", group: str = "") -> Home:
     """As given, else the outputs of the stack of infra/schedule.yaml; the local endpoint gets what it needs."""
     if session.place == "local":
-        return _make_local_home(session)
+        made = _make_local_home(session)
+        return replace(made, role=role or made.role, queue=queue or made.queue, group=group or made.group)
     if role and queue:
         return Home(group or GROUP, role, queue)
     found = _stack_outputs(session)
@@ -105,10 +112,19 @@ def create(session: Session, params: dict[str, Any]) -> None:
         except ClientError as error:
             if error.response["Error"]["Code"] != "ConflictException":
                 raise
-            raise RunError(
-                f"The schedule {params['Name']} exists already.",
-                hint=f"`launcher schedule update {params['Name']}` changes it, --name makes another one.",
-            ) from error
+            raise _taken(params["Name"]) from error
+
+
+def check_free(session: Session, name: str, group: str) -> None:
+    if find(session, name, group):
+        raise _taken(name)
+
+
+def _taken(name: str) -> RunError:
+    return RunError(
+        f"The schedule {name} exists already.",
+        hint=f"`launcher schedule update {name}` changes it, --name makes another one.",
+    )
 
 
 def update(session: Session, params: dict[str, Any]) -> None:
@@ -157,11 +173,10 @@ def delete(session: Session, name: str, group: str = GROUP) -> None:
         session.client("scheduler").delete_schedule(Name=name, GroupName=group)
 
 
-def list_dead(session: Session, queue_arn: str, schedule_arn: str) -> list[dict[str, str]]:
-    """What the dead-letter queue holds of one schedule; reading leaves it there."""
+def list_dead(session: Session, queue_arn: str, schedule_arn: str, say: Say = silent) -> list[dict[str, str]]:
+    """What the dead-letter queue holds of one schedule, among those of others; reading leaves it there."""
     from botocore.exceptions import ClientError
 
-    found: dict[str, dict[str, str]] = {}
     with explained("reading the dead-letter queue"):
         sqs = session.client("sqs")
         try:
@@ -170,11 +185,41 @@ def list_dead(session: Session, queue_arn: str, schedule_arn: str) -> list[dict[
             if "NonExistentQueue" in error.response["Error"]["Code"]:
                 return []
             raise
-        for _ in range(3):  # a short poll asks a part of the queue's servers only
+        counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=LETTER_COUNTS)["Attributes"]
+        held, letters = sum(map(int, counts.values())), _read_letters(sqs, url)
+    if len(letters) < held:
+        say(
+            f"note: {len(letters)} of about {held} dead letters could be read, so firings that made no job may be "
+            "missing here; somebody else may be reading them at this moment"
+        )
+    return [letter for letter in letters if letter.get("SCHEDULE_ARN") == schedule_arn]
+
+
+def _read_letters(sqs: Any, url: str) -> list[dict[str, str]]:
+    """Every letter once: what was read is hidden until all are, then given back."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        for _ in range(MOST_READS):
+            # by a wait every server of the queue is asked, and without one only some
             answer = sqs.receive_message(
-                QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0, MessageAttributeNames=["All"]
+                QueueUrl=url,
+                MaxNumberOfMessages=LETTERS_A_READ,
+                VisibilityTimeout=HIDDEN_S,
+                WaitTimeSeconds=1,
+                MessageAttributeNames=["All"],
             )
-            for message in answer.get("Messages", []):
-                attributes = message.get("MessageAttributes", {})
-                found[message["MessageId"]] = {key: value["StringValue"] for key, value in attributes.items()}
-    return [letter for letter in found.values() if letter.get("SCHEDULE_ARN") == schedule_arn]
+            if not answer.get("Messages"):
+                break
+            found |= {message["MessageId"]: message for message in answer["Messages"]}
+    finally:
+        handles = iter([message["ReceiptHandle"] for message in found.values()])
+        while batch := list(islice(handles, LETTERS_A_READ)):
+            entries = [
+                {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": 0}
+                for number, handle in enumerate(batch)
+            ]
+            sqs.change_message_visibility_batch(QueueUrl=url, Entries=entries)
+    return [
+        {key: value["StringValue"] for key, value in message.get("MessageAttributes", {}).items()}
+        for message in found.values()
+    ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -91,6 +93,22 @@ def open_session(place: str, region: str = "") -> Session:
     return session
 
 
+def find_now(place: str) -> datetime:
+    """The time that schedules of a place go by: the endpoint's clock may be a test's."""
+    if place != "local":
+        return datetime.now(UTC)
+    from launcher.local.lifecycle import fetch_clock
+
+    return fetch_clock()
+
+
+def list_local_firings(group: str, schedule: str) -> list[dict[str, Any]]:
+    """What became of a schedule's firings on this machine, oldest first; AWS has no such list."""
+    from launcher.local.lifecycle import list_executions
+
+    return list_executions(group, schedule)
+
+
 def find_region() -> str:
     """The region that AWS's tools would use here; empty when none is set."""
     import botocore.session
@@ -99,13 +117,20 @@ def find_region() -> str:
         return os.environ.get("AWS_REGION") or botocore.session.get_session().get_config_variable("region") or ""
 
 
-def known_regions() -> list[str]:
-    """Every region that botocore knows of, in every partition."""
-    import botocore.session
+def check_region(region: str) -> None:
+    known = known_regions()
+    if region not in known:
+        close = difflib.get_close_matches(region, known, n=1)
+        raise SiteError(
+            f"{region} is not a region of AWS.",
+            hint=f"Did you mean {close[0]}?" if close else "`aws account list-regions` shows the account's.",
+        )
 
-    session = botocore.session.get_session()
-    partitions = session.get_available_partitions()
-    return [region for name in partitions for region in session.get_available_regions("cloudformation", name)]
+
+def known_regions() -> list[str]:
+    """Every region that botocore knows of, in every partition; its list of endpoints is a hundred times as long."""
+    found = make_loader().load_data("partitions")["partitions"]
+    return [region for partition in found for region in partition["regions"] if not region.endswith("-global")]
 
 
 def _wanted_region() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -22,6 +23,7 @@ JAVA_CLASSES = {
     r"\p{Z}": " \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000",
     r"\p{Alnum}": "a-zA-Z0-9",
 }
+SHOWN_VALUES = 12
 TYPES: dict[str, tuple[type, ...]] = {
     "structure": (dict,),
     "map": (dict,),
@@ -129,7 +131,15 @@ def _broken_limits(shape: Shape, value: Any) -> Iterator[str]:
     elif "pattern" in limits and not _compile(limits["pattern"]).fullmatch(value):
         yield f"Member must satisfy regular expression pattern: {limits['pattern']}"
     if "enum" in limits and value not in limits["enum"]:
-        yield f"Member must satisfy enum value set: [{', '.join(limits['enum'])}]"
+        yield f"Member must satisfy enum value set: {_enum_words(value, limits['enum'])}"
+
+
+def _enum_words(value: str, allowed: list[str]) -> str:
+    """A long set only by what comes closest: AWS's 200 instance types would bury what is wrong."""
+    if len(allowed) <= SHOWN_VALUES:
+        return f"[{', '.join(allowed)}]"
+    close = difflib.get_close_matches(value, allowed, n=1)
+    return f"one of {len(allowed)}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _length(value: Any) -> int:

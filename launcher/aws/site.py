@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from launcher.aws.errors import explained
-from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Clients, Session, find_region
+from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Clients, Session, check_region, find_region
 from launcher.aws.site_checks import check_bucket, check_places
 from launcher.aws.stacks import find_stack
 from launcher.errors import SiteError
@@ -28,6 +28,7 @@ def offline_site(recipe: Recipe) -> Site:
     if recipe.compute.place == "local":
         return LOCAL_SITE
     region = recipe.compute.region or find_region() or "us-east-1"
+    check_region(region)
     return Site(
         account=PLACEHOLDER_ACCOUNT,
         region=region,
@@ -40,6 +41,7 @@ def find_site(session: Session, recipe: Recipe) -> Site:
     if session.place == "local":
         _ensure_local_bucket(session)
         return LOCAL_SITE
+    check_region(session.region)
     role, bucket = find_role_and_bucket(session, recipe)
     with explained("asking who is signed in"):
         account = session.client("sts").get_caller_identity()["Account"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.verbs import add_json, add_verb
@@ -114,13 +115,16 @@ def run_bootstrap(args: argparse.Namespace) -> int:
     from launcher import console
     from launcher.aws.schedules import STACK as SCHEDULES_STACK
     from launcher.aws.stacks import find_stack
-    from launcher.bootstrap import schedule_parameters
+    from launcher.bootstrap import find_secret, schedule_parameters
     from launcher.templates import SCHEDULE, TRAINING
 
     if args.print:
         return _print_grants(args.json)
+    given = _given(args)
     session, name = _open(args)
-    reports = [_deploy(args, session, name, TRAINING, _given(args, session))]
+    if args.hf_secret:
+        given["HfSecretArn"] = find_secret(session, args.hf_secret)
+    reports = [_deploy(args, session, name, TRAINING, given)]
     if args.schedules:
         training = find_stack(session, name)
         assert training is not None, "deployed above"
@@ -148,16 +152,29 @@ def _deploy(
     return _report(args.json, proposal, "created" if proposal.change_set.is_new else "updated")
 
 
-def _given(args: argparse.Namespace, session: Session) -> dict[str, str]:
-    """Parameters that the command line sets; the others stay as they are."""
-    from launcher.bootstrap import find_secret
+def _given(args: argparse.Namespace) -> dict[str, str]:
+    """Parameters that the command line sets, as the template allows them; the others stay as they are."""
+    from launcher import leaks
+    from launcher.templates import TRAINING, find_broken
 
-    given = {name: value for flag, name in PARAMETER_FLAGS.items() if (value := getattr(args, flag)) is not None}
+    flags = {flag: value for flag in (*PARAMETER_FLAGS, "hf_secret") if (value := getattr(args, flag)) is not None}
+    for flag, value in flags.items():
+        leaks.refuse(value, _spelt(flag))
+    texts = {flag: re.sub(r"\s*,\s*", ",", value.strip()) for flag, value in flags.items()}
+    given = {name: texts[flag] for flag, name in PARAMETER_FLAGS.items() if flag in texts}
     if args.max_runtime is not None:
         given["MaxRuntime"] = str(args.max_runtime)
-    if args.hf_secret is not None:
-        given["HfSecretArn"] = find_secret(session, args.hf_secret) if args.hf_secret else ""
+    if args.hf_secret == "":
+        given["HfSecretArn"] = ""
+    names = {name: flag for flag, name in (*PARAMETER_FLAGS.items(), ("max_runtime", "MaxRuntime"))}
+    for name, wanted in find_broken(TRAINING, given).items():
+        shown = f"{args.max_runtime:,} s" if name == "MaxRuntime" else repr(given[name])
+        raise InputError(f"{_spelt(names[name])} is {shown}; it must be {wanted}.", hint="Nothing was sent to AWS.")
     return given
+
+
+def _spelt(flag: str) -> str:
+    return f"--{flag.replace('_', '-')}"
 
 
 def _print_changes(proposal: Proposal, *, to_stdout: bool) -> None:
@@ -201,17 +218,19 @@ def _print_grants(as_json: bool) -> int:
 
 def run_teardown(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.bootstrap import find_removal
+    from launcher.bootstrap import find_removals
 
     session, name = _open(args)
-    removal = find_removal(session, name)
-    if removal is None:
-        console.say(f"there is no stack {name} in {session.region}; nothing to delete")
-    else:
+    removals = find_removals(session, name)
+    if not removals:
+        _say_absent(args, session, name)
+    for removal in removals:
         console.say(_removal_words(removal))
-        _confirm(args.yes, "Delete it? Jobs that still run lose their role.")
+    if removals:
+        _confirm(args.yes, f"Delete {'both' if len(removals) > 1 else 'it'}? Jobs that still run lose their role.")
+    for removal in removals:
         removal.carry_out(console.say)
-        console.say(f"the stack {name} is deleted")
+        console.say(f"the stack {removal.stack.name} is deleted")
         if removal.keeps_bucket:
             console.say(
                 f"kept: the bucket {removal.bucket}, with its objects and their old versions\n"
@@ -219,13 +238,33 @@ def run_teardown(args: argparse.Namespace) -> int:
                 "`launcher bootstrap` takes it up again as it is"
             )
     if args.json:
-        kept = [removal.bucket] if removal and removal.keeps_bucket else []
-        console.data_json({"stack": name, "status": "deleted" if removal else "absent", "kept": kept})
+        status = "deleted" if removals else "absent"
+        gone, kept = [removal.stack.name for removal in removals], [name for item in removals for name in item.kept()]
+        console.data_json({"stack": name, "status": status, "deleted": gone, "kept": kept})
     return 0
 
 
+def _say_absent(args: argparse.Namespace, session: Session, name: str) -> None:
+    """Nothing to delete is fine for a second teardown, and a mistake where somebody names a stack."""
+    from launcher import console
+    from launcher.bootstrap import list_own
+
+    there = " or ".join(f"`launcher teardown --stack-name {other}`" for other in list_own(session))
+    if args.stack_name:
+        hint = f"The launcher's own here: {there}." if there else "None of the launcher's usual names is there either."
+        raise InputError(f"There is no stack {name} in {session.region}; nothing was deleted.", hint=hint)
+    console.say(f"there is no stack {name} in {session.region}; nothing to delete")
+    if there:
+        console.say(f"  -> {there} deletes what schedules have left there")
+
+
 def _removal_words(removal: Removal) -> str:
-    words = f"deletes the stack {removal.stack.name} in {removal.session.region}: role, policy and notices"
+    words = f"deletes the stack {removal.stack.name} in {removal.session.region}: "
+    if removal.is_of_schedules:
+        names = f", and with it {len(removal.schedules)}: {', '.join(removal.schedules)}" if removal.schedules else ""
+        words += f"role, alarm and group of schedules{names}"
+        return words + (f"; keeps the queue {removal.queue}" if removal.queue else "")
+    words += "role, policy and notices"
     if not removal.bucket:
         return words
     return words + (f"; keeps the bucket {removal.bucket}, which is not empty" if removal.keeps_bucket else

@@ -25,7 +25,9 @@ def add_verbs(verbs: Any) -> None:
         champion, "promote", run_promote, "make a job's adapter the champion, if it is better", "champion promote JOB"
     )
     promote.add_argument("name", help="a job's name, or its beginning")
-    promote.add_argument("--at", choices=("aws", "local"), help="where to look (default: wherever it was sent)")
+    promote.add_argument(
+        "--place", "--at", dest="at", choices=("aws", "local"), help="where to look (default: wherever it was sent)"
+    )
     add_json(promote)
 
 
@@ -65,7 +67,7 @@ def run_rollback(args: argparse.Namespace) -> int:
     from launcher import console
     from launcher.champion import roll_back_champion
 
-    champion = roll_back_champion(load_recipe_from(args))
+    champion = roll_back_champion(load_recipe_from(args), say=console.say)
     _print(champion, args)
     console.say("  -> `launcher publish --rollback` too, if its data is not to be trained on again")
     return 0

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from launcher.cli.jobs import positive
-from launcher.cli.recipes import add_recipe_flags, load_recipe_from
+from launcher.cli.recipes import RECIPE_FLAGS, add_recipe_flags, load_recipe_from
 from launcher.cli.verbs import add_json, add_verb
 from launcher.errors import InputError
 
@@ -63,6 +63,7 @@ def add_verbs(verbs: Any) -> None:
         _add_at(parser)
     parser.add_argument("--limit", type=positive, default=20, metavar="N", help="the newest N (default: 20)")
     _add_at(listing)
+    _add_at(update)
 
 
 def _add_at(parser: argparse.ArgumentParser) -> None:
@@ -78,13 +79,16 @@ def _add_when(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--retries", type=int, default=0, metavar="N", help="1 to 3, when a job cannot be created (2)")
+    parser.add_argument("--retries", type=int, metavar="N", help="1 to 3, when a job cannot be created (default: 2)")
     parser.add_argument("--role", default="", help="role that the scheduler assumes (default: the stack's)")
     parser.add_argument("--queue", default="", metavar="ARN", help="dead-letter queue (default: the stack's)")
 
 
 def make_expression(args: argparse.Namespace) -> str:
-    """The flag in AWS's frame; empty when none was given."""
+    """The flag in AWS's frame, if it has none yet; empty when none was given."""
+    given = args.cron or args.rate or args.at or ""
+    if re.fullmatch(r"(cron|rate|at)\(.*\)", given.strip()):  # as this launcher's own hints write it
+        return str(given.strip())
     if args.cron:
         return f"cron({args.cron})"
     if args.at:
@@ -105,9 +109,14 @@ def run_publish(args: argparse.Namespace) -> int:
     from launcher.plan import make_plan
     from launcher.publication import publish, roll_back_publication
 
+    if args.name:
+        raise InputError(
+            "--name names a run or a schedule, and data is published for a recipe.",
+            hint="Leave it out; --set name=... publishes for a recipe of another name.",
+        )
     recipe = load_recipe_from(args)
     if args.rollback:
-        published = roll_back_publication(recipe)
+        published = roll_back_publication(recipe, say=console.say)
     else:
         published = publish(make_plan(recipe, track=console.track), say=console.say, track=console.track)
     if args.json:
@@ -127,7 +136,7 @@ def run_create(args: argparse.Namespace) -> int:
         make_expression(args),
         args.timezone,
         name=args.name or "",
-        retries=args.retries or RETRIES,
+        retries=RETRIES if args.retries is None else args.retries,
         role=args.role,
         queue=args.queue,
         say=console.say,
@@ -153,6 +162,7 @@ def run_update(args: argparse.Namespace) -> int:
         retries=args.retries,
         role=args.role,
         queue=args.queue,
+        place=args.place,
         say=console.say,
     )
     differences = [(key, before or "-", after or "-") for key, before, after in change.differences]
@@ -160,20 +170,19 @@ def run_update(args: argparse.Namespace) -> int:
         console.data_json([{"key": key, "deployed": old, "new": new} for key, old, new in differences])
     elif differences:
         console.print_table(("KEY", "DEPLOYED", "NEW"), differences)
+    if not args.check:
+        change.apply(console.say, console.track)
     if not differences:
         console.say(f"{args.schedule} is deployed like this already.")
-    elif args.check:
-        console.say("nothing was changed; without --check these are")
     else:
-        change.apply(console.say, console.track)
-        console.say(f"{args.schedule} is updated")
+        console.say("nothing was changed; without --check these are" if args.check else f"{args.schedule} is updated")
     return 0
 
 
 def _names_a_recipe(args: argparse.Namespace) -> bool:
     """Whether anything of the recipe is to change: without one the deployed request stays."""
-    given = [args.recipe, args.instance, args.model, args.train, args.eval, args.test, *args.set]
-    if any(given) and not args.recipe:
+    flags = [vars(args)[flag] for flag in (*RECIPE_FLAGS, "smoke")]
+    if (args.set or any(value is not None for value in flags)) and not args.recipe:
         raise InputError("These flags change a recipe, and none is named.", hint="Name the schedule, then the recipe.")
     return bool(args.recipe)
 
@@ -253,8 +262,9 @@ def run_delete(args: argparse.Namespace) -> int:
 
 def run_history(args: argparse.Namespace) -> int:
     from launcher import console
+    from launcher.schedule import iter_history
 
-    found = list(islice(_attach(args).executions(), args.limit))
+    found = list(islice(iter_history(args.schedule, args.place, say=console.say), args.limit))
     if args.json:
         console.data_json([execution.describe() for execution in found])
     elif not found:

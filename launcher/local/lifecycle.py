@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -122,6 +123,12 @@ def list_executions(group: str = "", name: str = "") -> list[dict[str, Any]]:
     """What became of the firings of one schedule, or of all, oldest first; AWS itself has no such list."""
     path = "/_local/executions" + (f"/{group}/{name}" if name else "")
     return list(_ask("Listing firings", "GET", path)["executions"])
+
+
+def fetch_clock() -> datetime:
+    """The time that schedules go by here; the endpoint is started when it is not running yet."""
+    _, answer = _request(ensure_endpoint().port, "GET", "/_local/clock")
+    return datetime.fromisoformat(answer["now"])
 
 
 def _ask(doing: str, method: str, path: str) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from launcher.local.json_protocol import ApiError
@@ -31,6 +33,17 @@ class MotoParts:
             raise ApiError("NotFound", f"There is no topic {topic_arn}.", 404)
         with _as_api_error():
             return str(backend.publish(message, arn=topic_arn, subject=subject))
+
+    def make_again(self, text: str) -> None:
+        """The queues and topics of this place that a text names; those that are there stay as they are."""
+        pattern = rf"arn:aws[a-z-]*:(sqs|sns):{self._region}:{self._account}:([\w-]+)"
+        for service, name in sorted(set(re.findall(pattern, text))):
+            import_module(f"moto.{service}.models")
+            backend = self._find_backend(service)
+            if service == "sqs" and name not in backend.queues:
+                backend.create_queue(name)
+            elif service == "sns":
+                backend.create_topic(name)
 
     def list_rules(self) -> list[Any]:
         """The enabled rules of the default bus."""

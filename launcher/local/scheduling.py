@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from launcher.local.clock import Clock, SimulatedClock, WallClock
@@ -23,12 +24,15 @@ class Scheduling:
     ) -> None:
         self._book = ScheduleBook(root / "schedules.sqlite")
         clock = clock or _make_clock(self._book, settings)
-        targets = Targets(training, jobs, MotoParts(settings))
+        self._moto = MotoParts(settings)
+        targets = Targets(training, jobs, self._moto)
         self._loop = ScheduleLoop(self._book, targets, clock)
         self.operations = Schedules(self._book, targets, self._loop, clock, settings)
         self.routes = ScheduleRoutes(self._book, self._loop, clock)
 
     def start(self) -> None:
+        # Before anything fires or reports: what schedules name ended with the last endpoint, they themselves did not.
+        self._moto.make_again("\n".join(json.dumps(schedule.document) for schedule in self._book.schedules()))
         self._loop.start()
 
     def close(self) -> None:

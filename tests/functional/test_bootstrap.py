@@ -36,7 +36,7 @@ def account(endpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     session = open_session("aws")
     yield session
-    for name in ("launcher", "mine"):
+    for name in ("launcher-schedule", "launcher", "mine"):
         if find_stack(session, name):
             session.client("cloudformation").delete_stack(StackName=name)
     if any(bucket["Name"] == BUCKET for bucket in session.client("s3").list_buckets()["Buckets"]):
@@ -89,6 +89,23 @@ def test_a_bucket_with_something_in_it_is_kept(account, capsys) -> None:
     assert account.client("s3").get_object(Bucket=bucket, Key="launcher/output/x")["Body"].read() == b"adapter"
     account.client("s3").delete_object(Bucket=bucket, Key="launcher/output/x")
     account.client("s3").delete_bucket(Bucket=bucket)
+
+
+def test_teardown_takes_schedules_along_and_a_wrong_name_is_no_teardown(account, capsys) -> None:
+    assert main(["bootstrap", "--yes", "--schedules"]) == 0
+    capsys.readouterr()
+
+    assert main(["teardown", "--yes", "--stack-name", "launcher-schedules"]) == 2
+    said = capsys.readouterr().err
+    assert "There is no stack launcher-schedules" in said
+    assert "--stack-name launcher-schedule`" in said
+
+    assert main(["teardown", "--yes", "--json"]) == 0
+    said = capsys.readouterr()
+    report = json.loads(said.out)
+    assert report["deleted"] == ["launcher-schedule", "launcher"]
+    assert report["kept"] == ["launcher-schedules-dead"]
+    assert find_stack(account, "launcher-schedule") is find_stack(account, "launcher") is None
 
 
 def test_what_the_recipe_names_wins_over_the_stack(account, monkeypatch) -> None:

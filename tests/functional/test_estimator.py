@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from botocore.stub import Stubber
 from launcher.aws import estimator
 from launcher.aws.session import Session
 from launcher.aws.site import LOCAL_SITE
-from launcher.errors import CloudError, LauncherError
+from launcher.errors import CloudError, LauncherError, RunError
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
 from launcher.request import make_request
@@ -95,3 +96,13 @@ def test_importing_the_sdk_leaves_no_trace(session: Session, capfd: pytest.Captu
         estimator.start_job(plan, LOCAL_SITE, request, session)
     assert sys.excepthook is hook
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_the_sdk_refuses_is_an_error_of_ours_and_starts_nothing(session: Session) -> None:
+    plan, request = make({})
+    compute = dataclasses.replace(plan.recipe.compute, instances=("ml.m5.xlarge",))  # as if our own check had a hole
+    plan = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, compute=compute))
+    with Stubber(session.client("sagemaker")), pytest.raises(RunError, match="refuses this job: Unsupported") as caught:
+        estimator.start_job(plan, LOCAL_SITE, request, session)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert caught.value.exit_code == 2

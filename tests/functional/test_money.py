@@ -55,7 +55,7 @@ def test_a_plan_asks_the_price_list_once_a_day_and_never_loads_the_sdk(price_lis
     for _ in range(2):
         done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert "at most $3.93 ($2.000 an hour, AWS's price list for us-west-2, " in done.stdout
+        assert "at most $4.00 ($2.000 an hour, AWS's price list for us-west-2, " in done.stdout
         assert "limit          7,080 s" in done.stdout
         assert "loaded []" in done.stdout
     (filters,) = [call["Filters"] for call in asked]
@@ -74,9 +74,9 @@ def test_the_request_in_json_holds_the_limit_that_the_cost_sets(launch) -> None:
 
 
 def test_a_plan_that_cannot_fit_or_cannot_be_paid_is_refused_in_two_lines(launch) -> None:
-    wide = ("--set", "training.per_device_train_batch_size=64", "--set", "data.padding=max_length")
+    wide = ("--set", "model.load_in_4bit=false", "--set", "model.compute_dtype=float32")
     cases = (
-        (("--instance", "ml.g5.xlarge", *wide), "GiB of GPU memory"),
+        (("--model", "Qwen/Qwen2.5-7B", "--instance", "ml.g5.xlarge", *wide), "GiB of GPU memory"),
         (("--instance", "ml.g5.xlarge", "--max-cost", "0.01"), "buys 0 minutes"),
     )
     for words, text in cases:
@@ -115,7 +115,7 @@ def test_a_submit_asks_on_a_terminal_above_the_sum_and_goes_on_with_yes(
     os.close(owner)
     assert submit.returncode == code, shown
     assert ("Submit it? [y/N]" in shown) == asks
-    assert "at most $5.63 ($1.408 an hour, list price in us-east-1 from August 2026)" in shown
+    assert "at most $5.68 ($1.408 an hour, list price in us-east-1 from August 2026)" in shown
     assert ("nothing was sent" in shown) == (code == 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,11 @@ from botocore.exceptions import ClientError
 
 from launcher.aws import estimator, s3
 from launcher.aws.session import Session, open_session
-from launcher.errors import LauncherError, RecipeError
+from launcher.aws.site import find_site
+from launcher.errors import LauncherError, RecipeError, RunError
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
-from launcher.submission import check_base_model, submit
+from launcher.submission import check_base_model, start, submit, upload
 
 BUCKET = "refusing"
 
@@ -148,3 +150,15 @@ def _create(session: Session, name: str, types: list[str], resources: dict[str, 
         },
         StoppingCondition={"MaxRuntimeInSeconds": 300},
     )
+
+
+def test_a_job_whose_first_answer_was_lost_is_taken_for_started(signed_in: Session) -> None:
+    plan = plan_with()
+    site = find_site(signed_in, plan.recipe)
+    upload(plan, site, signed_in)
+    start(plan, site, signed_in)
+    start(plan, site, signed_in)  # as when the answer never came, and the request is sent again
+    other = dataclasses.replace(plan_with(training__seed=7), stamp=plan.stamp)
+    with pytest.raises(RunError, match="exists already|in use|ResourceInUse"):
+        start(other, site, signed_in)
+    signed_in.client("sagemaker").stop_training_job(TrainingJobName=plan.job_name)

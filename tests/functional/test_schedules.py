@@ -1,71 +1,34 @@
-"""Publishing, schedules and the champion's pointer, against the local endpoint; no job trains to its end here."""
+"""Publishing and schedules, against the local endpoint; no job trains to its end here."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from container_src.sft import champion as sft
-from launcher import attach_schedule, create_schedule, find_champion, load_recipe, make_plan, plan_update, publish
+from launcher import attach_schedule, create_schedule, load_recipe, make_plan, plan_update, publish
 from launcher.aws import s3
 from launcher.aws.schedules import find_home
 from launcher.aws.session import Session, open_session
 from launcher.aws.site import LOCAL_SITE
-from launcher.champion import ensure_pointer, list_moves, open_line, roll_back_champion
-from launcher.cli import main
-from launcher.errors import ArtifactError, JobFailed, RunError, SiteError, UnknownJob
+from launcher.errors import DataError, InputError, JobFailed, RunError, SiteError, UnknownJob
 from launcher.executions import find_live_job, iter_jobs_of
 from launcher.job import Job
+from launcher.mounts import check_mounts
 from launcher.plan import Plan
 from launcher.publication import _switch, find_current, open_shelf, roll_back_publication
-from launcher.recipe import Recipe
 
 BUCKET = LOCAL_SITE.bucket
 # a rate would fire when it is created
 RARELY = "cron(0 3 1 1 ? 2150)"
-
-
-@pytest.fixture
-def session(endpoint: Path) -> Session:
-    return open_session("local")
-
-
-@pytest.fixture
-def make_recipe(tmp_path: Path, write_rows: Callable[..., Path], session: Session) -> Callable[..., Recipe]:
-    """A recipe of its own for each name, since publications and champions go by it."""
-
-    def make(name: str, **overrides: Any) -> Recipe:
-        write_rows("train.jsonl", [{"text": f"row {number}"} for number in range(8)])
-        write_rows("eval.jsonl", [{"text": f"other {number}"} for number in range(6)])
-        text = '[data]\ntrain = "train.jsonl"\neval = "eval.jsonl"\n[compute]\ninstance = "local"\n'
-        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
-        return load_recipe(tmp_path / f"{name}.toml", overrides, smoke=True)
-
-    return make
-
-
-@pytest.fixture
-def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command line in this process: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(words)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def _get(session: Session, key: str) -> Any:
@@ -169,6 +132,51 @@ def test_a_job_that_meets_half_a_publication_refuses_to_train(make_recipe, write
         schedule.trigger().wait(timeout=60)
 
 
+def test_a_publication_that_cannot_be_read_is_replaced(make_recipe, write_rows, session, command) -> None:
+    recipe = make_recipe("illegible")
+    first = publish(make_plan(recipe))
+    for content in (b"{}", b"garbage", b"[]"):
+        s3.put_bytes(session, content, BUCKET, "launcher/current/illegible/publication.json")
+        with pytest.raises(DataError, match="publication.json is no publication") as refused:
+            find_current(open_shelf(recipe))
+        assert "launcher publish" in refused.value.hint
+        code, _, said = command("publish", "illegible.toml")
+        assert (code, "It is replaced." in said) == (0, True), said
+    write_rows("train.jsonl", [{"text": "new"}])
+    publish(make_plan(recipe))
+    assert roll_back_publication(recipe).data_digest == first.data_digest
+
+
+def test_a_switch_whose_answer_was_lost_is_one(make_recipe, losing_the_first_answer) -> None:
+    recipe = make_recipe("unheard-of")
+    shelf, first = open_shelf(recipe), publish(make_plan(recipe))
+    _, etag = find_current(shelf)
+    later = dataclasses.replace(first, id="later")
+    with losing_the_first_answer(shelf.session.client("s3"), shelf.current_key("publication.json")):
+        _switch(shelf, later, etag)
+    assert find_current(shelf)[0] == later
+
+
+def test_going_back_says_which_channels_change_and_what_was_not_kept(make_recipe, session) -> None:
+    recipe = make_recipe("back")
+    alone = publish(make_plan(make_recipe("back", **{"data.eval": ""})))
+    publish(make_plan(recipe))
+    said: list[str] = []
+    assert roll_back_publication(recipe, say=said.append).id == alone.id
+    assert said == ["the channels were train, eval and are train: `launcher schedule update NAME RECIPE` mounts them"]
+    publish(make_plan(recipe))
+    s3.delete_object(session, BUCKET, f"launcher/publications/back/{alone.id}.json")
+    with pytest.raises(DataError, match="kept to go back to, is gone") as refused:
+        roll_back_publication(recipe)
+    assert "launcher publish" in refused.value.hint
+
+
+def test_data_is_published_for_a_recipe_and_not_for_a_name(make_recipe, command) -> None:
+    make_recipe("nameless")
+    code, _, said = command("publish", "nameless.toml", "--name", "other")
+    assert (code, "--name names a run" in said) == (2, True)
+
+
 def test_rows_that_cannot_be_trained_on_are_not_published(make_recipe, write_rows, command) -> None:
     make_recipe("refused")
     write_rows("train.jsonl", [{"text": ""}])
@@ -253,9 +261,8 @@ def test_a_schedule_that_is_not_there_is_named_with_its_neighbour(make_recipe) -
 
 def _stop_all(session: Session, name: str) -> None:
     for summary in iter_jobs_of(session, name):
-        job = Job(summary["TrainingJobName"], session)
-        if not job.status.is_over:
-            job.stop()
+        with suppress(RunError):  # it is over
+            Job(summary["TrainingJobName"], session).stop()
 
 
 def test_triggers_at_once_make_one_job(make_recipe, session) -> None:
@@ -303,6 +310,33 @@ def test_rows_that_vanished_are_named_before_a_job_is_made(make_recipe, session)
     assert not find_live_job(session, "vanished")
 
 
+@pytest.mark.parametrize(
+    ("lost", "words", "fix"),
+    [
+        ("current/{name}/publication.json", "publication.json is gone", "launcher publish"),
+        ("data/train/{digest}/train.jsonl", "train.jsonl of the publication .* is gone", "ublish that data again"),
+        ("source/", "which .* trains with, is gone", "launcher schedule update"),
+    ],
+)
+def test_what_a_job_mounts_is_looked_for_before_one_is_made(make_recipe, session, lost, words, fix) -> None:
+    name = f"lost-{lost.partition('/')[0]}"
+    recipe = make_recipe(name)
+    published = publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    check_mounts(session, schedule.request, name)
+    wanted = lost.format(name=name, digest=published.channels["train"]["prefix"].split("/")[-2])
+    if lost == "source/":
+        wanted = json.loads(schedule.request["HyperParameters"]["sagemaker_submit_directory"]).partition("launcher/")[2]
+    s3.delete_object(session, BUCKET, f"launcher/{wanted}")
+    with pytest.raises(InputError, match=words) as refused:
+        schedule.trigger()
+    assert fix in refused.value.hint
+    # what is sent again is there again, though the schedule is the same
+    publish(make_plan(recipe))
+    assert plan_update(name, make_plan(recipe)).apply().params == schedule.params
+    check_mounts(session, schedule.request, name)
+
+
 def test_a_bucket_that_was_deleted_is_named(make_recipe, session, monkeypatch) -> None:
     """On the road to AWS: role, queue and bucket of one's own, through a standard endpoint."""
     for name, value in {
@@ -328,113 +362,3 @@ def test_a_bucket_that_was_deleted_is_named(make_recipe, session, monkeypatch) -
     with pytest.raises(SiteError, match="short-lived") as refused:
         schedule.trigger()
     assert "bucket must exist" in refused.value.hint
-
-
-# champions
-
-
-def _crown(recipe: Recipe, job: str, **more: str) -> None:
-    """A champion as a job would leave it."""
-    line, current = open_line(recipe), find_champion(recipe)
-    ensure_pointer(line)
-    record = {
-        **sft.make_placeholder(line.folder(job), line.pointer),
-        "job": job,
-        "previous": current.record["prefix"] if current.job else "",
-        "promoted": "2026-01-01",
-        "by": "hand",
-        "model": "m",
-        "evaluation": {"sentence": "s"},
-        **more,
-    }
-    bucket, folder = s3.split_uri(line.folder(job))
-    s3.put_bytes(line.session, json.dumps(record).encode(), bucket, folder + sft.RECORD)
-    s3.put_bytes(line.session, b"weights", bucket, folder + "adapter_model.safetensors")
-    pointer = sft.make_pointer(line.folder(job), ["adapter_model.safetensors"])
-    s3.put_bytes(line.session, pointer, *line.place)
-    name, content = sft.make_move(current.job, job, "hand", "s")
-    s3.put_bytes(line.session, content, bucket, s3.split_uri(line.root)[1] + name)
-
-
-def test_before_the_first_champion_the_pointer_names_a_placeholder(make_recipe, command) -> None:
-    recipe = make_recipe("nobody")
-    publish(make_plan(recipe))
-    create_schedule(make_plan(recipe), RARELY)
-    assert find_champion(recipe).check().job == ""
-    assert "none yet" in command("champion", "show", "nobody.toml")[1]
-    assert "There was no champion yet" in command("champion", "history", "nobody.toml")[2]
-    code, _, said = command("champion", "rollback", "nobody.toml")
-    assert (code, "no champion to go back from" in said) == (2, True)
-
-
-def test_a_champion_whose_adapter_was_deleted_is_named_and_left_by_a_rollback(make_recipe, session, command) -> None:
-    recipe = make_recipe("damaged")
-    publish(make_plan(recipe))
-    schedule = create_schedule(make_plan(recipe), RARELY)
-    _crown(recipe, "one")
-    _crown(recipe, "two")
-    for name in ("adapter_model.safetensors", "champion.json"):
-        s3.delete_object(session, BUCKET, f"launcher/champions/damaged/two/{name}")
-        with pytest.raises(ArtifactError, match="has lost s3://") as refused:
-            schedule.trigger()
-        assert "champion rollback damaged" in refused.value.hint
-    code, _, said = command("champion", "show", "damaged.toml")
-    assert (code, "has lost" in said) == (4, True)
-    assert roll_back_champion(recipe).check().job == "one"
-    assert roll_back_champion(recipe).check().job == ""
-    assert [(move.before, move.after) for move in list_moves(recipe)] == [
-        ("one", ""),
-        ("two", "one"),
-        ("one", "two"),
-        ("", "one"),
-    ]
-
-
-def test_of_two_jobs_that_finish_together_one_wins_and_the_other_says_so(
-    make_recipe, session, tmp_path, monkeypatch
-) -> None:
-    recipe = make_recipe("rivals")
-    line = open_line(recipe)
-    ensure_pointer(line)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", session.service_url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
-    import boto3
-
-    mounted = sft.Champion(tmp_path, sft.make_placeholder(line.folder(""), line.pointer))
-    boto3.client("s3", region_name="us-east-1")  # making clients is what botocore does not do in two threads at once
-    barrier, moves = threading.Barrier(2), {}
-
-    def finish(job: str) -> None:
-        output = tmp_path / job
-        output.mkdir()
-        (output / "adapter_model.safetensors").write_bytes(b"weights")
-        record = {**sft.make_placeholder(line.folder(job), line.pointer), "job": job}
-        barrier.wait()
-        moves[job] = sft.promote(mounted, job, output, record, "better", "us-east-1")
-
-    threads = [threading.Thread(target=finish, args=(job,)) for job in ("left", "right")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (winner,) = [job for job, move in moves.items() if move.promoted]
-    (loser,) = [job for job in moves if job != winner]
-    assert moves[loser].lost in (winner, "another job, in the same moment")
-    assert find_champion(recipe).check().job == winner
-    # and one that comes later, but was weighed against the same, is told by whom it was beaten
-    late = tmp_path / "late"
-    late.mkdir()
-    record = {**sft.make_placeholder(line.folder("late"), line.pointer), "job": "late"}
-    assert sft.promote(mounted, "late", late, record, "better", "us-east-1").lost == winner
-
-
-def test_a_promotion_that_the_role_forbids_is_reported_and_no_failure(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    mounted = sft.Champion(tmp_path, sft.make_placeholder("s3://b/none/", "s3://b/champion.manifest"))
-    move = sft.promote(mounted, "job", tmp_path, {"prefix": "s3://b/job/"}, "better", "us-east-1")
-    assert (move.promoted, move.lost) == (False, "")
-    assert "champion promote job" in move.problem

@@ -13,14 +13,17 @@ from launcher import bootstrap
 from launcher.aws import stacks
 from launcher.aws.session import Session
 from launcher.aws.site import find_site
-from launcher.cli import main
-from launcher.errors import CloudError, CredentialsError, SiteError
+from launcher.cli import account, main, make_parser
+from launcher.errors import CloudError, CredentialsError, InputError, SiteError
 from launcher.recipe import load_recipe
+from launcher.templates import find_broken, load_template, shipped_templates
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STACK_ID = "arn:aws:cloudformation:eu-west-1:111122223333:stack/launcher/1"
 CHANGE_SET = "arn:aws:cloudformation:eu-west-1:111122223333:changeSet/c/1"
 OURS = "launcher training: bucket and more"
+SCHEDULES = "launcher-schedule"
+TOKEN = "hf_" + "a1B2c3D4e5" * 3
 Stub = Callable[[str], Stubber]
 
 
@@ -49,15 +52,19 @@ def sign_in(stub: Stub) -> None:
     stub("sts").add_response("get_caller_identity", {"Account": "111122223333"}, {})
 
 
-def add_stack(stub: Stub, status: str, description: str = OURS, **more: Any) -> None:
-    stack = {"StackName": "launcher", "StackId": STACK_ID, "StackStatus": status, "CreationTime": NOW, **more}
+def add_stack(stub: Stub, status: str, description: str = OURS, name: str = "launcher", **more: Any) -> None:
+    stack = {"StackName": name, "StackId": STACK_ID, "StackStatus": status, "CreationTime": NOW, **more}
     found = {"Stacks": [stack | ({"Description": description} if description else {})]}
-    stub("cloudformation").add_response("describe_stacks", found, {"StackName": "launcher"})
+    stub("cloudformation").add_response("describe_stacks", found, {"StackName": name})
 
 
-def add_no_stack(stub: Stub) -> None:
+def add_no_stack(stub: Stub, name: str = "launcher") -> None:
     stub("cloudformation").add_client_error(
-        "describe_stacks", "ValidationError", "Stack with id launcher does not exist", 400
+        "describe_stacks",
+        "ValidationError",
+        f"Stack with id {name} does not exist",
+        400,
+        expected_params={"StackName": name},
     )
 
 
@@ -241,3 +248,117 @@ def test_parameters_that_are_not_given_stay_and_the_region_knows_its_registry() 
     assert (made["Network"], made["Promotion"], made["Prefix"]) == ("create", "yes", "launcher")
     assert made["ImageRegistry"] == "692866216735"
     assert "Gone" not in made
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--instances", "g5.*"], "--instances is 'g5.*'; it must be types such as ml.g5.xlarge"),
+        (["--instances", "ml.g5.*,"], "with a comma between them"),
+        (["--instances", "ml.g5.* ml.g6.*"], "with a comma between them"),
+        (["--max-runtime", "30s"], "--max-runtime is 30 s; it must be between 60 s and 28 days"),
+        (["--max-runtime", "40d"], "--max-runtime is 3,456,000 s"),
+        (["--email", "notanemail"], "--email is 'notanemail'; it must be an address"),
+        (["--kms-key", "alias/mine"], "--kms-key is 'alias/mine'; it must be a key's ARN"),
+        (["--image-repository", "mine"], "it must be a repository's ARN"),
+        (["--prefix", "team/"], "--prefix is 'team/'"),
+        (["--hf-secret", TOKEN], "--hf-secret holds a Hugging Face token"),
+        (["--email", TOKEN], "--email holds a Hugging Face token"),
+    ],
+)
+def test_a_flag_that_aws_would_refuse_is_refused_here(
+    capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    """Nobody is signed in: whatever went on to AWS would end with exit code 3."""
+    assert main(["bootstrap", "--yes", "--region", "eu-west-1", *words]) == 2
+    said = capsys.readouterr().err
+    assert says in said
+    assert TOKEN not in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--instances", " ml.g5.* , ml.p6-b200.48xlarge", "--max-runtime", "28d", "--email", "a.b@c.example.com"],
+        ["--kms-key", "arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1", "--prefix", "a/b.c", "--hf-secret", "hf"],
+        ["--kms-key", "", "--email", "", "--image-repository", "", "--hf-secret", ""],
+    ],
+)
+def test_a_flag_that_aws_would_take_passes(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main(["bootstrap", "--yes", "--region", "eu-west-1", *words]) == 3
+    assert "No AWS credentials were found." in capsys.readouterr().err
+
+
+def test_spaces_beside_commas_never_reach_the_policy() -> None:
+    args = make_parser().parse_args(["bootstrap", "--instances", "ml.g5.*, ml.g6.* "])
+    assert account._given(args) == {"InstanceTypes": "ml.g5.*,ml.g6.*"}
+
+
+def test_the_template_takes_its_own_defaults() -> None:
+    for template in shipped_templates():
+        known = load_template(template)["Parameters"]
+        defaults = {name: str(about["Default"]) for name, about in known.items() if "Default" in about}
+        assert find_broken(template, defaults) == {}
+
+
+def outputs(**values: str) -> list[dict[str, str]]:
+    return [{"OutputKey": key, "OutputValue": value} for key, value in values.items()]
+
+
+def add_schedules(stub: Stub, role: str, status: str = "CREATE_COMPLETE") -> None:
+    made = outputs(GroupName="group", QueueArn="arn:aws:sqs:eu-west-1:111122223333:dead")
+    given = [{"ParameterKey": "JobRoleName", "ParameterValue": role}]
+    add_stack(stub, status, "launcher schedule: x", SCHEDULES, Outputs=made, Parameters=given)
+
+
+def add_training(stub: Stub) -> None:
+    add_stack(stub, "CREATE_COMPLETE", Outputs=outputs(RoleName="launcher-JobRole-1", LauncherPolicyArn="arn"))
+
+
+def test_teardown_takes_the_schedules_that_hang_on_the_role_away_first(session: Session, stub: Stub) -> None:
+    sign_in(stub)
+    add_training(stub)
+    add_schedules(stub, "launcher-JobRole-1")
+    stub("scheduler").add_response("list_schedules", {"Schedules": [{"Name": "nightly"}]}, {"GroupName": "group"})
+    first, second = bootstrap.find_removals(session, "launcher")
+    assert (first.stack.name, second.stack.name) == (SCHEDULES, "launcher")
+    assert account._removal_words(first) == (
+        f"deletes the stack {SCHEDULES} in eu-west-1: role, alarm and group of schedules, and with it 1: nightly; "
+        "keeps the queue dead"
+    )
+    assert (first.kept(), second.kept()) == (["dead"], [])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_schedules_of_another_stack_stay(session: Session, stub: Stub, there: bool) -> None:
+    sign_in(stub)
+    add_training(stub)
+    if there:
+        add_schedules(stub, "other-JobRole-1")
+    else:
+        add_no_stack(stub, SCHEDULES)
+    assert [item.stack.name for item in bootstrap.find_removals(session, "launcher")] == ["launcher"]
+
+
+def test_schedules_that_are_being_changed_hold_the_teardown_up(session: Session, stub: Stub) -> None:
+    sign_in(stub)
+    add_training(stub)
+    add_schedules(stub, "launcher-JobRole-1", "UPDATE_IN_PROGRESS")
+    with pytest.raises(SiteError, match=f"The stack {SCHEDULES} is being changed"):
+        bootstrap.find_removals(session, "launcher")
+
+
+def test_a_stack_that_was_named_and_is_not_there_is_an_error_with_the_names_that_are(
+    session: Session, stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        add_no_stack(stub)
+        add_schedules(stub, "launcher-JobRole-1")
+    named = make_parser().parse_args(["teardown", "--stack-name", "launcher-schedules"])
+    with pytest.raises(InputError, match="There is no stack launcher-schedules in eu-west-1") as caught:
+        account._say_absent(named, session, "launcher-schedules")
+    assert f"`launcher teardown --stack-name {SCHEDULES}`" in caught.value.hint
+    account._say_absent(make_parser().parse_args(["teardown"]), session, "launcher")
+    said = capsys.readouterr().err
+    assert "nothing to delete" in said
+    assert f"`launcher teardown --stack-name {SCHEDULES}` deletes what schedules have left there" in said

@@ -76,15 +76,42 @@ def test_a_single_type_asks_nobody(quotas: tuple[Session, Stubber]) -> None:
     stub.assert_no_pending_responses()
 
 
-def test_the_dearest_of_the_list_bounds_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = plan_for(f"ml.g6.xlarge,ml.g6e.xlarge,{G5}")
-    found = start_price(plan.recipe)()
-    assert found is not None and found.usd_per_hour == 2.61
-    assert start_price(plan_for(f"{G5},ml.g5.4xlarge").recipe)() is None  # one of them has no price here
+PRICES = {G5: Price(1.408, "a test"), G6: Price(1.127, "a test"), "ml.g6e.xlarge": Price(2.61, "a test")}
+
+
+def test_the_dearest_of_the_list_bounds_the_cost_whatever_its_place() -> None:
+    plan = plan_for(f"{G6},ml.g6e.xlarge,{G5}", **{"compute.max_cost": 2})
+    limited = make_costed(plan, PRICES.get)
+    assert (limited.plan.recipe.compute.max_runtime_s + 120) / 3600 * 2.61 == pytest.approx(2, abs=0.001)
+    assert {one.max_runtime_s for one in limited.each} == {limited.plan.recipe.compute.max_runtime_s}
+    with pytest.raises(RecipeError, match=r"buys 0 minutes of ml\.g6\.xlarge"):
+        make_costed(plan_for(f"{G6},{G5}", **{"compute.max_cost": 0.01}), PRICES.get)
+
+
+def test_each_type_of_the_list_is_shown_with_its_own_time_and_money() -> None:
+    types = (G6, "ml.g6e.xlarge", G5)
+    costed = make_costed(plan_for(",".join(types)), PRICES.get)
+    for name, line in zip(types, costed.lines(), strict=True):
+        alone = make_costed(plan_for(name), PRICES.get)
+        assert line == alone.found.line()
+        assert {(row, f"{name}: {words}") for row, words in alone.rows()} <= set(costed.rows())
+    asks = plan_for(f"{G6},{G5}", **{"compute.confirm_above": max(one.cost[1] for one in costed.each if one.cost) / 2})
+    assert make_costed(asks, PRICES.get).worth_asking()
+
+
+def test_the_type_without_a_price_is_the_one_that_is_named() -> None:
+    types = f"{G5},ml.p3.2xlarge"
+    find_price = start_price(plan_for(types).recipe)
+    assert [found.usd_per_hour if (found := find_price(name)) else None for name in types.split(",")] == [1.408, None]
+    rows = make_costed(plan_for(types), PRICES.get).rows()
+    (unknown,) = [words for name, words in rows if name == "cost" and "no price" in words]
+    assert unknown == "ml.p3.2xlarge: not known: there is no price for ml.p3.2xlarge here"
+    with pytest.raises(RecipeError, match=r"there is no price for ml\.p3\.2xlarge here"):
+        make_costed(plan_for(types, **{"compute.max_cost": 5}), PRICES.get)
 
 
 def test_every_type_of_the_list_must_hold_the_job() -> None:
     big = {"model.compute_dtype": "float32", "training.gradient_checkpointing": False}
     plan = make_plan(load_recipe("llama2-lora", {"compute.instance": "ml.p5.4xlarge,ml.g4dn.xlarge", **big}))
     with pytest.raises(RecipeError, match=r"ml\.g4dn\.xlarge has a T4"):
-        make_costed(plan, lambda: Price(1.0, "a test"))
+        make_costed(plan, lambda _: Price(1.0, "a test"))

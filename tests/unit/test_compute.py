@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from launcher.aws.shapes import check_request
+from launcher.aws.shapes import check_request, load_service
 from launcher.aws.site import LOCAL_SITE
-from launcher.compute import drop_without_quota
+from launcher.compute import MAX_RUNTIME_S, NVIDIA, drop_without_quota
 from launcher.errors import RecipeError
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
@@ -37,7 +37,7 @@ def in_compute(**keys: Any) -> dict[str, Any]:
         (in_compute(instance=[f"ml.g{n}.xlarge" for n in range(6)]), "has 6 types; AWS takes up to 5"),
         (in_compute(instance="ml.g5.xlarge,ml.g6.xlarge", spot=True), "on demand only, never for spot"),
         (in_compute(instance="ml.g5.xlarge,ml.g6.12xlarge"), "ml.g6.12xlarge has 4 GPUs and ml.g5.xlarge has 1"),
-        (in_compute(instance="ml.g5.xlarge,ml.x9.xlarge"), "lists ml.x9.xlarge, whose GPUs are not known"),
+        (in_compute(instance="ml.g5.xlarge,ml.g99.xlarge"), "lists ml.g99.xlarge, whose GPUs are not known"),
         (in_compute(instance="ml.g5.xlarge,local"), "'local', which is not a SageMaker instance type"),
         (in_compute(instance=[]), "'', which is not a SageMaker instance type"),
         (
@@ -56,6 +56,12 @@ def in_compute(**keys: Any) -> dict[str, Any]:
         (in_compute(subnets="subnet-01234567", security_groups=["sg-01234567"] * 6), "6 ids; AWS takes up to 5"),
         (in_compute(volume_kms_key=KEY), "ml.g5.xlarge brings its own encrypted disk"),
         (in_compute(count=0), "compute.count is 0"),
+        *[
+            (in_compute(instance=name), f"compute.instance is {name}, which has no NVIDIA GPU")
+            for name in ("ml.t3.medium", "ml.m5.xlarge", "ml.trn1.2xlarge", "ml.inf2.xlarge", "ml.c7i-flex.large")
+        ],
+        (in_compute(instance="ml.g5.xlarge,ml.m5.xlarge"), "ml.m5.xlarge, which has no NVIDIA GPU"),
+        (in_compute(max_runtime="60d"), "compute.max_runtime is 5,184,000 s; SageMaker runs a job for at most 28 days"),
     ],
 )
 def test_what_cannot_stand_together_is_refused_with_a_fix(given: dict[str, Any], says: str) -> None:
@@ -64,6 +70,14 @@ def test_what_cannot_stand_together_is_refused_with_a_fix(given: dict[str, Any],
     assert says in caught.value.message
     assert caught.value.hint
     assert caught.value.exit_code == 2
+
+
+def test_every_type_of_aws_with_an_nvidia_gpu_passes_and_28_days_do() -> None:
+    types = load_service("sagemaker").shape_for("TrainingInstanceType").enum
+    refused = {name.split(".")[1] for name in types if not NVIDIA.match(name)}
+    assert {name[0] for name in refused} == set("cmrt")  # processors alone, and Trainium
+    assert {"ml.g5.xlarge", "ml.g7e.2xlarge", "ml.p6-b200.48xlarge"} <= {name for name in types if NVIDIA.match(name)}
+    assert load_recipe("qwen2.5-1.5b-medical", in_compute(max_runtime="28d")).compute.max_runtime_s == MAX_RUNTIME_S
 
 
 def test_several_types_go_out_as_preferences_in_their_order() -> None:
@@ -113,6 +127,33 @@ def test_an_isolated_job_gets_its_code_as_a_channel() -> None:
     assert channels["code"].endswith("/sourcedir.tar.gz")
     assert channels["model"] == "s3://models/base/"
     assert request["HyperParameters"]["sagemaker_submit_directory"] == f'"{ISOLATED_BUNDLE}"'
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (NETWORK, "these subnets must lead to huggingface.co, else use model.s3"),
+        ({"model.s3": "s3://other/base"}, "reads only launcher/ of its bucket, not s3://other/base/"),
+        ({"model.adapter": "s3://b/team/a/", "output.prefix": "/team/b/"}, "reads only team/b/ of its bucket"),
+    ],
+)
+def test_what_the_job_must_reach_is_noted(given: dict[str, Any], says: str) -> None:
+    assert any(says in note for note in plan_with(**given).notes)
+    assert not any(says in note for note in plan_with(**given, **{"compute.instance": "local"}).notes)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        NETWORK | {"model.s3": "s3://launcher-123456789012-eu-west-1/launcher/models/base"},
+        NETWORK | {"model.smoke": True},
+        {"model.s3": "s3://other/base", "compute.role": "mine"},
+        {"model.s3": "s3://mine/base", "output.prefix": ""},
+    ],
+)
+def test_and_not_where_it_can_reach_it(given: dict[str, Any]) -> None:
+    assert not any("huggingface.co" in note or "reads only" in note for note in plan_with(**given).notes)
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,24 @@ def test_a_denied_action_is_named(account: Account, recipe_for: Callable[..., Re
     assert "iam:PassRole, s3:PutObject (by an explicit deny) on my-bucket/launcher/source/" in finding.text
 
 
+def test_a_role_that_may_not_promote_is_named_before_anything_is_trained(
+    account: Account, recipe_for: Callable[..., Recipe]
+) -> None:
+    account.denied = {"s3:PutObject": "implicitDeny"}
+    finding = look(account.good(), recipe_for(schedule__promote="if-better"))["role"]
+    assert finding.state == "missing"
+    assert f"s3:PutObject on arn:aws:s3:::{BUCKET}/launcher/champions/*" in finding.text
+    assert "bootstrap --promotion" in finding.fix
+
+
+def test_a_topic_that_the_role_may_not_tell_is_named(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.denied = {"sns:Publish": "implicitDeny"}
+    topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:mine"
+    finding = only_missing(look(account.good(), recipe_for(schedule__notify_topic=topic)), "role")
+    assert topic in finding.text
+    assert [call["PolicySourceArn"] for call in account.asked].count(ROLE) == 1
+
+
 @pytest.mark.parametrize("status", [301, 400])
 def test_a_bucket_of_another_region(account: Account, recipe_for: Callable[..., Recipe], status: int) -> None:
     account.good("head_bucket", "get_bucket_encryption")

@@ -37,6 +37,7 @@ def client_error(code: str, message: str = "") -> ClientError:
         (client_error("ValidationException", "Requested resource not found."), UnknownJob, 2),
         (client_error("ValidationException", "Could not assume role x"), SiteError, 3),
         (client_error("ValidationException", "something new"), CloudError, 3),
+        (client_error("ValidationError", "Parameter KmsKeyArn failed to satisfy constraint"), CloudError, 3),
         (client_error("AccessDeniedException", "not authorized to perform: iam:PassRole"), SiteError, 3),
         (client_error("ExpiredTokenException", "expired"), CredentialsError, 3),
         (client_error("ThrottlingException", "Rate exceeded"), CloudError, 3),
@@ -110,7 +111,7 @@ OPERATIONS = {
     "pricing": {"GetProducts"},
     "ecr": {"DescribeImages"},
     "scheduler": {"CreateSchedule", "GetSchedule", "UpdateSchedule", "DeleteSchedule", "ListSchedules"},
-    "sqs": {"ReceiveMessage"},
+    "sqs": {"ChangeMessageVisibilityBatch", "GetQueueAttributes", "GetQueueUrl", "ReceiveMessage"},
     "sns": {"Publish", "Subscribe"},
 }  # fmt: skip
 
@@ -149,6 +150,17 @@ def test_every_code_that_botocore_retries_as_throttling_asks_for_patience() -> N
         with pytest.raises(CloudError) as caught, explained("asking"):
             raise client_error(code)
         assert "fewer calls" in caught.value.hint, code
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("ExpiredTokenException", "job"), ("ValidationError", "plan")],
+    ids=["a job that may not exist", "a request of CloudFormation's"],
+)
+def test_a_hint_speaks_of_nothing_that_need_not_be_there(code: str, words: str) -> None:
+    with pytest.raises(CloudError) as caught, explained("looking for the stack launcher"):
+        raise client_error(code, "no")
+    assert words not in caught.value.hint
 
 
 def test_our_own_errors_pass_untouched() -> None:

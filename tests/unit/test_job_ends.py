@@ -111,6 +111,12 @@ def test_a_wait_limit_is_told_from_a_stop(session: Session) -> None:
     assert not state_of(session, description("Stopped")).lacked_capacity
 
 
+def test_status_of_a_job_that_nobody_followed_names_the_wait_that_starts_it_on_demand(session: Session) -> None:
+    rows = dict(state_of(session, description("Stopped", "MaxWaitTimeExceeded")).rows())
+    assert f"`launcher wait {NAME}` starts it on demand" in rows["fix"]
+    assert "starts it" not in dict(state_of(session, description("Stopped", "MaxRuntimeExceeded")).rows())["fix"]
+
+
 def test_the_third_capacity_error_in_a_row_is_counted(session: Session) -> None:
     names = [f"mine-2026010{day}-000000" for day in (2, 1)] + ["mine-20251231-000000", "mine-20251230-000000"]
     capacity = "CapacityError: no ml.g5.xlarge"
@@ -146,6 +152,7 @@ def test_credentials_that_expire_in_a_long_wait_end_it_with_the_line_that_goes_o
         following.wait(Job(NAME, session), sleep=slept.append)
     assert len(slept) == 3
     assert f"`launcher wait {NAME}`" in caught.value.hint
+    assert caught.value.hint.count("not affected") == 1
     assert "aws sso login" in caught.value.hint
     assert caught.value.exit_code == 3
 

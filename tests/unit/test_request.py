@@ -10,9 +10,10 @@ import pytest
 
 from container_src.sft.config import parse_args
 from launcher.aws import estimator
+from launcher.aws.session import Session, check_region
 from launcher.aws.shapes import check_request
-from launcher.aws.site import LOCAL_SITE, offline_site
-from launcher.errors import InputError, RecipeError, RunError
+from launcher.aws.site import LOCAL_SITE, find_site, offline_site
+from launcher.errors import InputError, RecipeError, RunError, SiteError
 from launcher.images import IMAGES, make_uri
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe, shipped_recipes
@@ -158,3 +159,23 @@ def test_the_git_revision_is_found_only_in_a_checkout(tmp_path: Path) -> None:
     from launcher.plan import find_git_revision
 
     assert find_git_revision(tmp_path) == ""
+
+
+def test_a_misspelt_type_is_refused_with_the_one_that_was_meant_and_not_with_all_of_them() -> None:
+    with pytest.raises(InputError, match=r"did you mean ml\.g5\.xlarge\?") as caught:
+        check_request(make_request(plan_with({"compute.instance": "ml.g5.xlrge"}), LOCAL_SITE))
+    assert len(caught.value.message) < 300
+    with pytest.raises(InputError, match=r"\[Pipe, File, FastFile\]"):  # a short set is shown
+        request = make_request(plan_with(), LOCAL_SITE)
+        request["AlgorithmSpecification"]["TrainingInputMode"] = "Flie"
+        check_request(request)
+
+
+def test_a_region_that_is_none_is_refused_before_anything_is_sent() -> None:
+    recipe = load_recipe(None, {"compute.region": "eu-wst-1", "compute.instance": "ml.g5.xlarge"})
+    for look in (offline_site, lambda recipe: find_site(Session("aws", "eu-wst-1"), recipe)):
+        with pytest.raises(SiteError, match="eu-wst-1 is not a region of AWS") as caught:
+            look(recipe)
+        assert "eu-west-1" in caught.value.hint
+    for region in ("ap-southeast-7", "cn-north-1", "us-gov-west-1"):
+        check_region(region)

@@ -56,6 +56,8 @@ def test_people_may_pass_the_scheduler_its_role_and_touch_schedules_of_the_group
     assert schedules["Resource"]["Fn::Sub"].endswith(":schedule/${GroupName}/*")
     assert listing["Action"] == "scheduler:ListSchedules"
     assert passing["Condition"]["StringEquals"] == {"iam:PassedToService": "scheduler.amazonaws.com"}
+    calls = ("GetQueueUrl", "GetQueueAttributes", "ReceiveMessage", "ChangeMessageVisibility")
+    assert set(queue["Action"]) == {f"sqs:{call}" for call in calls}  # what history asks, and nothing that removes
     assert queue["Resource"] == {"Fn::GetAtt": ["DeadLetters", "Arn"]}
 
 
@@ -64,6 +66,9 @@ def test_failures_and_dead_letters_reach_the_topic(template: dict[str, Any]) -> 
     pattern = resources["JobsThatFail"]["Properties"]["EventPattern"]
     assert pattern["detail"]["TrainingJobStatus"] == ["Failed", "Stopped"]
     assert resources["JobsThatFail"]["Properties"]["Targets"][0]["Arn"] == {"Ref": "Notices"}
-    assert resources["DeadLettersAlarm"]["Properties"]["AlarmActions"] == [EITHER_TOPIC]
+    alarm = resources["DeadLettersAlarm"]["Properties"]
+    assert alarm["AlarmActions"] == [EITHER_TOPIC]
+    # by the letters that lie there it would tell of the first alone, for as long as they stay
+    assert (alarm["MetricName"], alarm["Statistic"]) == ("NumberOfMessagesSent", "Sum")
     # beside the training stack's topic and rule a second one would tell everything twice
     assert {resources[name]["Condition"] for name in ("Notices", "NoticesPolicy", "JobsThatFail")} == {"MakesTopic"}

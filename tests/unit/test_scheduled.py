@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import botocore.session
 import pytest
-from botocore.stub import Stubber
+from botocore.stub import ANY, Stubber
 
 from launcher.aws.schedules import STACK, Home, find_home, make_target
 from launcher.aws.session import Session
 from launcher.aws.shapes import check_request, find_violations
 from launcher.aws.site import LOCAL_SITE, offline_site
 from launcher.champion import Line
-from launcher.cli import make_parser
+from launcher.cli import main, make_parser
 from launcher.cli.schedules import make_expression
 from launcher.errors import InputError, RecipeError, RunError, SiteError
+from launcher.gate_rights import say_rights
 from launcher.plan import Plan, make_plan
 from launcher.publication import Shelf
 from launcher.recipe import load_recipe, shipped_recipes
-from launcher.request import make_request
+from launcher.request import Site, make_request
 from launcher.schedule import _with_topic, check_retries, create_schedule
 from launcher.scheduled import (
     EXECUTION_ID,
@@ -139,9 +141,9 @@ def test_a_name_leaves_room_for_the_longest_execution_id() -> None:
 
 
 def test_who_is_told_comes_from_the_stack_unless_the_recipe_says_so() -> None:
-    told = Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:1:told")
+    told = Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:told")
     assert _scheduled(_plan(), told).config.notify_topic == told.topic
-    mine = _plan(**{"schedule.notify_topic": "arn:aws:sns:us-east-1:1:mine"})
+    mine = _plan(**{"schedule.notify_topic": "arn:aws:sns:us-east-1:123456789012:mine"})
     assert _scheduled(mine, told).config.notify_topic.endswith(":mine")
 
 
@@ -155,6 +157,86 @@ def test_a_gate_that_could_not_judge_is_refused_before_anything_is_deployed(
     plan = _plan(**{"schedule.promote": "if-better", **overrides})
     with pytest.raises(RecipeError, match=words):
         check_gate(plan.recipe, plan.channels)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [({"data.eval": ""}, "no rows to judge by"), ({"lora.bias": "all"}, "biases")],
+)
+def test_who_promotes_by_hand_is_told_that_nothing_can_be_promoted(overrides: dict[str, str], words: str) -> None:
+    plan, said = _plan(**overrides), []
+    check_gate(plan.recipe, plan.channels, said.append)
+    ((line),) = said
+    assert words in line
+    assert "none can be promoted" in line
+    check_gate(_plan().recipe, _plan().channels, said.append)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("topic", ["nonsense", "arn:aws:sqs:us-east-1:123456789012:q", "arn:aws:sns::1:t", "my.fifo"])
+def test_a_topic_that_is_none_is_refused_by_name(topic: str) -> None:
+    with pytest.raises(RecipeError, match="schedule.notify_topic is .*ARN of a standard topic"):
+        _plan(**{"schedule.notify_topic": topic})
+
+
+SITE = Site("123456789012", "us-east-1", "b", "arn:aws:iam::123456789012:role/trainer")
+POINTER = "s3://b/launcher/champions/medical/champion.manifest"
+
+
+def _iam(decisions: dict[str, str]) -> Any:
+    """Simulations in this order, each for one action with its decision; "refused" for a caller who may not ask."""
+    client = botocore.session.get_session().create_client(
+        "iam", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
+    )
+    stubber = Stubber(client)
+    for action, decision in decisions.items():
+        if decision == "refused":
+            stubber.add_client_error("simulate_principal_policy", "AccessDenied", "no")
+            continue
+        resource = "arn:aws:s3:::" + POINTER.removeprefix("s3://") if action == "s3:PutObject" else TOPIC
+        params = {"PolicySourceArn": SITE.role, "ActionNames": [action], "ResourceArns": [resource]}
+        answer = {"EvaluationResults": [{"EvalActionName": action, "EvalDecision": decision}]}
+        stubber.add_response("simulate_principal_policy", answer, {**params, "ContextEntries": ANY})
+    stubber.activate()
+    return client
+
+
+TOPIC = "arn:aws:sns:us-east-1:123456789012:mine"
+WISHES = {"schedule.promote": "if-better", "schedule.notify_topic": TOPIC}
+
+
+@pytest.mark.parametrize(
+    ("decisions", "words"),
+    [
+        ({"s3:PutObject": "implicitDeny", "sns:Publish": "allowed"}, "s3:PutObject on .*bootstrap --promotion"),
+        (
+            {"s3:PutObject": "allowed", "sns:Publish": "implicitDeny"},
+            "sns:Publish on .*:mine.*leave .*notify_topic empty",
+        ),
+        ({"s3:PutObject": "refused"}, "nobody has looked whether .*trainer may move the champion's pointer"),
+    ],
+)
+def test_a_right_that_the_job_would_lack_at_its_end_is_told_when_a_schedule_is_made(
+    decisions: dict[str, str], words: str
+) -> None:
+    said: list[str] = []
+    say_rights(_plan(**WISHES).recipe, SITE, POINTER, HOME, lambda: _iam(decisions), said.append)
+    (line,) = said
+    assert re.search(words, line), line
+
+
+def test_rights_are_asked_for_only_where_a_job_needs_them() -> None:
+    said: list[str] = []
+    allowed = _iam({"s3:PutObject": "allowed", "sns:Publish": "allowed"})
+    stacks = Home(HOME.group, HOME.role, HOME.queue, TOPIC)
+    say_rights(_plan(**WISHES).recipe, SITE, POINTER, HOME, lambda: allowed, said.append)
+    say_rights(_plan().recipe, SITE, POINTER, HOME, lambda: pytest.fail("asked"), said.append)
+    mine = _plan(**{"schedule.notify_topic": TOPIC}).recipe
+    say_rights(mine, SITE, POINTER, stacks, lambda: pytest.fail("asked"), said.append)
+    assert said == []
+    others = Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:stacks")
+    say_rights(mine, SITE, POINTER, others, lambda: _iam({"sns:Publish": "allowed"}), said.append)
+    assert said == [f"verdicts go to {TOPIC}; failed jobs and firings that made no job are told to {others.topic}"]
 
 
 def test_what_becomes_of_an_adapter_is_no_part_of_the_recipe_digest() -> None:
@@ -193,7 +275,8 @@ def test_role_queue_group_and_topic_come_from_the_stack_unless_they_are_named() 
 
 def test_an_update_keeps_who_is_told() -> None:
     told = render(
-        _scheduled(_plan(), Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:1:told")), LOCAL_SITE
+        _scheduled(_plan(), Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:told")),
+        LOCAL_SITE,
     )
     silent = render(_scheduled(_plan()), LOCAL_SITE)
     assert "notify_topic" not in silent["HyperParameters"]
@@ -228,6 +311,10 @@ def test_an_unknown_guard_is_refused_by_name() -> None:
         (("--rate", "1d"), "rate(1 day)"),
         (("--rate", "90m"), "rate(90 minutes)"),
         (("--at", "2030-01-31T03:00"), "at(2030-01-31T03:00:00)"),
+        # as the hints of refused expressions write them
+        (("--cron", "cron(0 3 ? * MON *)"), "cron(0 3 ? * MON *)"),
+        (("--rate", " rate(12 hours)"), "rate(12 hours)"),
+        (("--at", "at(2030-01-31T03:00:00)"), "at(2030-01-31T03:00:00)"),
     ],
 )
 def test_flags_are_put_into_the_frame_of_aws(words: tuple[str, ...], expression: str) -> None:
@@ -253,6 +340,34 @@ def test_a_time_that_never_comes_is_refused_before_anything_is_asked(
     assert refused.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--spot",),
+        ("--smoke",),
+        ("--no-smoke",),
+        ("--max-runtime", "2h"),
+        ("--max-wait", "3h"),
+        ("--max-cost", "5"),
+        ("--keep-alive", "10m"),
+        ("--train", ""),
+        ("--set", "lora.r=8"),
+    ],
+)
+def test_a_flag_of_a_recipe_is_refused_where_an_update_names_none(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["schedule", "update", "weekly", *words]) == 2
+    assert "Name the schedule, then the recipe." in capsys.readouterr().err
+
+
+def test_retries_out_of_bounds_are_refused_before_anything_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    for count in ("0", "7"):
+        words = ["schedule", "create", "qwen2.5-1.5b-medical", "--rate", "1d", "--retries", count]
+        assert main(words) == 2
+        assert f"{count} retries are not between 1 and 3" in capsys.readouterr().err
+
+
 def test_retries_stay_between_one_and_three() -> None:
     assert [check_retries(count) for count in (1, 2, 3)] == [1, 2, 3]
     with pytest.raises(InputError, match="between 1 and 3"):
@@ -272,7 +387,7 @@ def test_a_wrong_clock_and_a_missing_group_are_explained() -> None:
 
 
 def test_a_scheduled_job_belongs_to_its_schedule() -> None:
-    from launcher.job import is_scheduled, run_of
+    from launcher.job_names import is_scheduled, run_of
 
     assert run_of(f"weekly-{SAMPLE_ID}") == "weekly"
     assert run_of("weekly-d32c5kddcf5bb8c3") == "weekly"
