@@ -183,4 +183,6 @@ def _text(value: Any) -> str:
             value = argument
         elif function == "Fn::Split":
             value = _text(argument[1])
+        elif function == "Fn::If":  # of two values, where the second is not AWS::NoValue
+            return f"{_text(argument[1])} (if {argument[0]}, else {_text(argument[2])})"
     return f"{value} (if {condition})" if condition else str(value)

@@ -126,6 +126,7 @@ def test_a_table_shows_every_statement_once(training: dict[str, Any]) -> None:
     ]
     (look,) = [grant for grant in grants if "secretsmanager:DescribeSecret" in grant.actions]
     assert (look.who, look.only_if) == ("LauncherPolicy", "")
+    assert look.resources[0].startswith("${HfSecretArn} (if HasSecret, else arn:")
     documents = [
         document
         for item in training["Resources"].values()
