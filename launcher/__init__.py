@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from launcher.publication import Publication, publish, roll_back_publication
     from launcher.recipe import Recipe, load_recipe
     from launcher.request import Site, make_request
+    from launcher.results.comparison import compare
     from launcher.schedule import Schedule, attach_schedule, create_schedule, list_schedules, plan_update
     from launcher.submission import submit
 
@@ -47,6 +48,7 @@ _HOMES = {
     "plan_update": "schedule",
     "Site": "request",
     "make_request": "request",
+    "compare": "results.comparison",
     "submit": "submission",
 }
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "Status",
     "attach",
     "attach_schedule",
+    "compare",
     "create_schedule",
     "find_champion",
     "list_jobs",

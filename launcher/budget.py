@@ -68,7 +68,7 @@ def make_costed(plan: Plan, find_price: FindPrice) -> Costed:
         return Costed(_with_warning(plan, found), (found,))
     each = [make_estimate(one) for one in _iter_types(plan)]
     for found in each:
-        check_fits(found, plan.config)
+        check_fits(found, plan)
     each = [dataclasses.replace(found, price=find_price(found.instance)) for found in each]
     limited = plan
     for found in each:  # whichever of them AWS takes
@@ -86,7 +86,7 @@ def _iter_types(plan: Plan) -> Iterator[Plan]:
 
 def _with_warning(plan: Plan, found: Estimate) -> Plan:
     try:
-        check_fits(found, plan.config)
+        check_fits(found, plan)
     except InputError as error:
         note = f"as a job on {found.instance} this would be refused: {error.message} {error.hint}"
         return dataclasses.replace(plan, notes=(*plan.notes, note))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from launcher.data.checking import Checked
     from launcher.data.preparing import Prepared
     from launcher.data.preview import Preview, PreviewRow, Segment
-    from launcher.doctor import Finding
+    from launcher.doctor_scene import Finding
     from launcher.job import JobSummary
     from launcher.recipe import Recipe
     from launcher.results.adapters import Adapter

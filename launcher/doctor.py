@@ -5,100 +5,49 @@ A check is a small function from a scene to one finding; CHECKS lists them in th
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
 
 from launcher import hub, images
-from launcher.aws import identity, places, prices, quotas
+from launcher.aws import places, prices, quotas
 from launcher.aws.errors import explained
-from launcher.aws.quick import make_quick_client, run_together
-from launcher.aws.session import Session, find_region, open_session
-from launcher.aws.site import LOCAL_SITE, find_site
-from launcher.errors import CloudError, CredentialsError, LauncherError, SiteError
+from launcher.aws.quick import Task, collect, run_together
+from launcher.aws.session import find_region, open_session
+from launcher.aws.site import LOCAL_SITE
+from launcher.aws.site_checks import find_elsewhere
+from launcher.doctor_rights import check_model_in_s3, check_permissions, check_role, check_token
+from launcher.doctor_scene import (
+    DENIED,
+    LIMIT_S,
+    Finding,
+    MakeClient,
+    Scene,
+    code_of,
+    missing,
+    ok,
+    only_on_aws,
+    unknown,
+)
+from launcher.errors import LauncherError, SiteError
+from launcher.price_table import Price
 from launcher.recipe import Recipe
+from launcher.recipe_sections import Compute
 
-State = Literal["ok", "missing", "unknown", "skipped"]
-LIMIT_S = 2.0  # for all checks after the first; what has not answered by then is said to be unknown
-LOCAL_LIMIT_S = 15.0  # the local endpoint loads moto at the first question
 ANY_REGION = "us-east-1"  # to ask who is signed in, where no region is set
-GLOBAL = {"iam", "sts"}
-DENIED = {"AccessDenied", "AccessDeniedException", "403", "UnauthorizedOperation"}
-MakeClient = Callable[[str, str], Any]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: "unknown" is what could not be asked, "skipped" what this place does not have."""
-
-    name: str
-    state: State
-    text: str
-    fix: str = ""
-    link: str = ""
-
-
-@dataclass
-class Scene:
-    """Where the checks look: the recipe, and an account as far as it is known."""
-
-    recipe: Recipe
-    region: str = ""
-    session: Session | None = None
-    who: identity.Identity | None = None
-    role: str = ""
-    bucket: str = ""
-    problem: LauncherError | None = None  # why nobody is signed in
-    make_client: MakeClient | None = None
-    _lock: Any = field(default_factory=threading.Lock)
-
-    @property
-    def is_local(self) -> bool:
-        return self.recipe.compute.place == "local"
-
-    @property
-    def limit_s(self) -> float:
-        return LOCAL_LIMIT_S if self.is_local else LIMIT_S
-
-    @property
-    def partition(self) -> str:
-        return self.who.arn.split(":")[1] if self.who else "aws"
-
-    def client(self, service: str, region: str = "") -> Any:
-        """Raises what must be mended before anything can be asked."""
-        if self.who is None:
-            raise CredentialsError("nobody is signed in.", hint="Mend the identity first.")
-        if not self.region and service not in GLOBAL:
-            raise SiteError("no region is set.", hint="Mend the region first.")
-        return self._make(service, region)
-
-    def ask_identity(self) -> identity.Identity:
-        return identity.fetch_identity(self._make("sts", ""))
-
-    def _make(self, service: str, region: str) -> Any:
-        with self._lock, explained(f"reaching {service}"):  # botocore's sessions make one client at a time
-            if self.make_client:
-                return self.make_client(service, region)
-            return make_quick_client(self.session, service, region) if self.session else None
-
-    def arn(self, service: str, rest: str) -> str:
-        account = self.who.account if self.who else ""
-        return f"arn:{self.partition}:{service}:{self.region}:{account}:{rest}"
+# Why a job needs a quota beside the one that it starts with.
+REASONS: dict[quotas.Use, str] = {"warm pool": " to be kept alive", "training": " to go on on demand"}
 
 
 def examine(recipe: Recipe, *, make_client: MakeClient | None = None) -> list[Finding]:
-    """Run every check, all at once after the identity; `make_client` stands in for AWS."""
+    """Run every check, all at once; `make_client` stands in for AWS."""
     scene = _make_scene(recipe, make_client)
+    scene.start()
+    tasks = [Task(_guarded(name, check, scene)) for name, check in zip(NAMES, CHECKS, strict=True)]
 
     def late(number: int) -> Finding:
         return Finding(NAMES[number], "unknown", "no answer in time", "Try again, or check the network.")
 
-    calls = [_guarded(name, check, scene) for name, check in zip(NAMES, CHECKS, strict=True)]
-    return run_together(calls, scene.limit_s, late)
+    return collect(tasks, scene.find_limit(), late)
 
 
 def is_healthy(findings: list[Finding]) -> bool:
@@ -112,38 +61,9 @@ def _make_scene(recipe: Recipe, make_client: MakeClient | None) -> Scene:
             scene.region = LOCAL_SITE.region if scene.is_local else recipe.compute.region or find_region()
             if not make_client:
                 scene.session = open_session(recipe.compute.place, scene.region or ANY_REGION)
-        scene.who = _first(scene.ask_identity, "asking who is signed in", scene.limit_s)
     except LauncherError as error:
         scene.problem = error
-    scene.role, scene.bucket = _find_role_and_bucket(scene)
     return scene
-
-
-def _first(call: Callable[[], Any], doing: str, limit_s: float) -> Any:
-    """One call that the others hang on, within a limit of its own."""
-
-    def late(number: int) -> Any:
-        raise CloudError(f"While {doing}: no answer within {limit_s:g} s.", hint="Check the network.")
-
-    return run_together([call], limit_s, late)[0]
-
-
-def _find_role_and_bucket(scene: Scene) -> tuple[str, str]:
-    """The site's where there is one, else what the recipe and the environment name."""
-    recipe = scene.recipe
-    if scene.is_local:
-        return LOCAL_SITE.role, LOCAL_SITE.bucket
-    role = recipe.compute.role or os.environ.get("LAUNCHER_ROLE", "")
-    bucket = recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET", "")
-    if scene.session and scene.who and scene.region and not (role and bucket):
-        session = scene.session
-        # the checks of role and bucket say which of them is missing
-        with contextlib.suppress(LauncherError):
-            site = _first(lambda: find_site(session, recipe), "looking for the site", scene.limit_s)
-            role, bucket = site.role, site.bucket
-    if role and not role.startswith("arn:") and scene.who:
-        role = f"arn:{scene.partition}:iam::{scene.who.account}:role/{role}"
-    return role, bucket
 
 
 def _guarded(name: str, check: Callable[[Scene], Finding], scene: Scene) -> Callable[[], Finding]:
@@ -158,233 +78,195 @@ def _guarded(name: str, check: Callable[[Scene], Finding], scene: Scene) -> Call
     return run
 
 
-def _ok(text: str) -> Finding:
-    return Finding("", "ok", text)
-
-
-def _missing(text: str, fix: str, link: str = "") -> Finding:
-    return Finding("", "missing", text, fix, link)
-
-
-def _unknown(text: str, fix: str = "", link: str = "") -> Finding:
-    return Finding("", "unknown", text, fix, link)
-
-
-def _only_on_aws() -> Finding:
-    return Finding("", "skipped", "the local endpoint needs none")
-
-
-def _code(error: LauncherError) -> str:
-    """AWS's code behind an error of ours."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
-
-
 def check_identity(scene: Scene) -> Finding:
-    if scene.problem:
-        return _missing(scene.problem.message, scene.problem.hint)
-    if scene.who is None:
-        return _missing("nobody is signed in.", "Sign in with `aws sso login` or `aws configure`.")
-    return _ok(f"{scene.who.arn} in account {scene.who.account}")
+    try:
+        who = scene.find_who()
+    except LauncherError as error:
+        return missing(error.message, error.hint)
+    return ok(f"{who.arn} in account {who.account}")
 
 
 def check_region(scene: Scene) -> Finding:
     if not scene.region:
-        return _missing("none is set", "Set compute.region in the recipe, AWS_REGION, or one in ~/.aws/config.")
-    return _ok(scene.region)
-
-
-def check_role(scene: Scene) -> Finding:
-    """There, of this account, and one that SageMaker may assume."""
-    if scene.is_local:
-        return _only_on_aws()
-    if not scene.role:
-        return _missing(
-            "the recipe names none",
-            "`launcher bootstrap` makes one; or set compute.role in the recipe, or LAUNCHER_ROLE.",
-        )
-    iam = scene.client("iam")
-    account = scene.role.split(":")[4] if scene.role.count(":") >= 5 else ""
-    if scene.who and account != scene.who.account:
-        return _missing(
-            f"{scene.role} belongs to account {account}, and you are signed in to {scene.who.account}",
-            "A job takes roles of its own account only: name one of them, or sign in to the other account.",
-        )
-    try:
-        trust = identity.fetch_trust(iam, scene.role.rpartition("/")[2])
-    except CloudError as error:
-        if _code(error) == "NoSuchEntity":
-            return _missing(f"there is no role {scene.role}", "Make it, or name another as compute.role.")
-        raise
-    if not identity.trusts_sagemaker(trust):
-        return _missing(
-            f"{scene.role} does not trust SageMaker", f"Allow {identity.SERVICE} sts:AssumeRole in its trust policy."
-        )
-    return _ok(f"{scene.role}, which SageMaker may assume")
-
-
-def check_permissions(scene: Scene) -> Finding:
-    """What submit, status, logs, stop and fetch call, simulated for whoever is signed in."""
-    if scene.is_local:
-        return _only_on_aws()
-    iam = scene.client("iam")
-    if scene.who is None or scene.who.is_root:
-        return _ok("the account's root user may do everything; a role of your own is safer")
-    principal = identity.find_principal(iam, scene.who)
-    context = {
-        "iam:PassedToService": identity.SERVICE,
-        "sagemaker:InstanceTypes": scene.recipe.compute.instance,
-        "sagemaker:MaxRuntimeInSeconds": str(scene.recipe.compute.max_runtime_s),
-        "aws:SecureTransport": "true",
-    }
-    wanted = _wanted_permissions(scene)
-    calls = [lambda part=part: identity.find_denied(iam, principal, part, context) for part in wanted]
-    denied = [name for names in run_together(calls, LIMIT_S, _no_answer) for name in names]
-    if denied:
-        return _missing(f"{principal} may not: {', '.join(denied)}", "Ask your administrator to allow these.")
-    return _ok(f"all {sum(len(part.actions) for part in wanted)} that the launcher needs")
-
-
-def _no_answer(number: int) -> list[str]:
-    raise CloudError("the simulation gave no answer in time.", hint="Try again.")
-
-
-def _wanted_permissions(scene: Scene) -> list[identity.Permission]:
-    jobs = ("sagemaker:CreateTrainingJob", "sagemaker:AddTags", "sagemaker:DescribeTrainingJob")
-    wanted = [
-        identity.Permission((*jobs, "sagemaker:StopTrainingJob"), scene.arn("sagemaker", "training-job/*")),
-        identity.Permission(("sagemaker:ListTrainingJobs",)),
-        identity.Permission(
-            ("logs:DescribeLogStreams", "logs:GetLogEvents"),
-            scene.arn("logs", "log-group:/aws/sagemaker/TrainingJobs:log-stream:*"),
-        ),
-    ]
-    if scene.role:
-        wanted.append(identity.Permission(("iam:PassRole",), scene.role))
-    if scene.bucket:
-        bucket = f"arn:{scene.partition}:s3:::{scene.bucket}"
-        wanted += [
-            identity.Permission(("s3:ListBucket",), bucket),
-            identity.Permission(
-                ("s3:GetObject", "s3:PutObject", "s3:DeleteObject"),
-                f"{bucket}/{scene.recipe.output.prefix.strip('/')}/*".replace("//", "/"),
-            ),
-        ]
-    return wanted
+        return missing("none is set", "Set compute.region in the recipe, AWS_REGION, or one in ~/.aws/config.")
+    return ok(scene.region)
 
 
 def check_bucket(scene: Scene) -> Finding:
     """There, in the job's region; and how it encrypts."""
     if not scene.bucket:
-        return _missing(
-            "the recipe names none",
-            "`launcher bootstrap` makes one; or set output.bucket in the recipe, or LAUNCHER_BUCKET.",
-        )
+        return scene.site.lack()
     s3 = scene.client("s3")
     try:
         region = places.fetch_bucket_region(s3, scene.bucket)
     except SiteError as error:
-        if scene.is_local and _code(error) in ("404", "NoSuchBucket"):
-            return _ok(f"{scene.bucket}, which the first submit makes")
-        return _missing(error.message, error.hint)
+        if scene.is_local and code_of(error) in ("404", "NoSuchBucket"):
+            return ok(f"{scene.bucket}, which the first submit makes")
+        return missing(error.message, error.hint)
     if region and region != scene.region:
-        return _missing(
+        return missing(
             f"{scene.bucket} lies in {region}, and the job runs in {scene.region}",
             f"Use a bucket of {scene.region}, or set compute.region to {region}.",
         )
     try:
         encryption = places.fetch_encryption(s3, scene.bucket) or "no default"
     except LauncherError as error:
-        if _code(error) not in DENIED and not scene.is_local:
+        if code_of(error) not in DENIED and not scene.is_local:
             raise
         encryption = "unknown"
-    return _ok(f"{scene.bucket} in {region or scene.region}, encryption: {encryption}")
+    return ok(f"{scene.bucket} in {region or scene.region}, encryption: {encryption}")
+
+
+def check_places(scene: Scene) -> Finding:
+    """Keys and secrets named by ARN lie in the job's region; role, bucket and image have checks of their own."""
+    if scene.is_local:
+        return only_on_aws()
+    if not scene.region:
+        return unknown("no region is set, so nothing can be of another", "Mend the region first.")
+    wrong = [found for found in find_elsewhere(scene.recipe, scene.region) if found[0] != "image.uri"]
+    if not wrong:
+        return ok(f"no key and no secret of another region than {scene.region}")
+    return missing(
+        "; ".join(f"{key} is {what}, which lies in {region}" for key, what, region in wrong),
+        f"The job runs in {scene.region}: use ones of that region, or set compute.region.",
+    )
 
 
 def check_quota(scene: Scene) -> Finding:
-    """Enough instances of this type, for the way the recipe buys them."""
+    """Enough instances of this type, for each way in which the recipe buys them; of several types, of one."""
     if scene.is_local:
-        return _only_on_aws()
+        return only_on_aws()
+    compute, types = scene.recipe.compute, scene.recipe.compute.instances
+    uses: tuple[quotas.Use, ...] = ("training", "spot", "warm pool") if len(types) == 1 else _needed_uses(compute)
+    asked = [quotas.quota_name(instance, use) for instance in types for use in uses]
+    found = quotas.fetch_quotas(scene.client("service-quotas"), asked)
+    lacks = {instance: list(_iter_lacks(instance, scene, found)) for instance in types}
+    good = [instance for instance in types if not lacks[instance]]
+    if not good:
+        return _worst([lack for instance in types for lack in lacks[instance]], list(lacks.values()))
+    words = [f"{instance}: {_quota_words(instance, uses, found)}" for instance in good]
+    others = [f"but not {instance}: {lack.text}" for instance in types for lack in lacks[instance]]
+    return ok("; ".join([*words, *others]))
+
+
+def _worst(lacks: list[Finding], by_type: list[list[Finding]]) -> Finding:
+    """Unknown only where a type may still do, since of it nothing else is known."""
+    hopeful = [found[0] for found in by_type if all(lack.state == "unknown" for lack in found)]
+    certain = [lack for lack in lacks if lack.state == "missing"]
+    return dataclasses.replace((hopeful or certain)[0], text="; ".join(lack.text for lack in lacks))
+
+
+def _needed_uses(compute: Compute) -> tuple[quotas.Use, ...]:
+    first: quotas.Use = "spot" if compute.spot else "training"
+    others: list[quotas.Use] = ["training"] if compute.on_demand_after_wait else []
+    return (first, *others, "warm pool") if compute.keep_alive_s else (first, *others)
+
+
+def _iter_lacks(instance: str, scene: Scene, found: dict[str, quotas.Quota]) -> Iterator[Finding]:
     compute = scene.recipe.compute
-    uses: tuple[quotas.Use, ...] = ("training", "spot", "warm pool")
-    needed: quotas.Use = "spot" if compute.spot else "training"
-    names = {use: quotas.quota_name(compute.instance, use) for use in uses}
-    found = quotas.fetch_quotas(scene.client("service-quotas"), list(names.values()))
-    words = ", ".join(f"{found[name].value:g} {use}" for use, name in names.items() if name in found)
-    quota = found.get(names[needed])
-    if quota is None:
-        return _unknown(
-            f'AWS lists no quota "{names[needed]}"', "Look it up by that name.", quotas.request_link(scene.region)
-        )
-    if quota.value < compute.count:
-        return _missing(
-            f'"{quota.name}" is {quota.value:g}, and the job needs {compute.count}',
-            "Ask for more, which takes hours to days, or use another --instance.",
-            quotas.request_link(scene.region, quota.code),
-        )
-    return _ok(f"{compute.instance}: {words}")
+    for number, use in enumerate(_needed_uses(compute)):
+        name = quotas.quota_name(instance, use)
+        quota = found.get(name)
+        if quota is None:
+            yield unknown(f'AWS lists no quota "{name}"', "Look it up by that name.", quotas.request_link(scene.region))
+        elif quota.value < compute.count:
+            yield missing(
+                f'"{name}" is {quota.value:g}, and the job needs {compute.count}{REASONS[use] if number else ""}',
+                "Ask for more, which takes hours to days, or use another --instance.",
+                quotas.request_link(scene.region, quota.code),
+            )
+
+
+def _quota_words(instance: str, uses: tuple[quotas.Use, ...], found: dict[str, quotas.Quota]) -> str:
+    names = {use: quotas.quota_name(instance, use) for use in uses}
+    return ", ".join(f"{found[name].value:g} {use}" for use, name in names.items() if name in found)
 
 
 def check_image(scene: Scene) -> Finding:
     if scene.is_local:
-        return _only_on_aws()
+        return only_on_aws()
     choice = scene.recipe.image
     ecr = scene.client("ecr")
     uri = choice.uri or images.make_uri(images.image_named(choice.version), scene.region)
     image = places.split_image(uri)
     if image is None:
-        return _unknown(f"{uri} is not in ECR, so nobody has looked")
+        return unknown(f"{uri} is not in ECR, so nobody has looked")
     if image.region != scene.region:
-        return _missing(
+        return missing(
             f"{uri} lies in {image.region}, and the job runs in {scene.region}",
             "Name an image of the job's region, or leave image.uri empty to have it chosen.",
         )
     if not places.has_image(ecr, image):
-        return _missing(f"ECR has no {uri}", "Choose another image.version, or give the tag as image.uri.")
-    return _ok(f"{image.repository}:{image.tag or image.digest}")
+        return missing(f"ECR has no {uri}", "Choose another image.version, or give the tag as image.uri.")
+    return ok(f"{image.repository}:{image.tag or image.digest}")
 
 
 def check_model(scene: Scene) -> Finding:
-    """The Hub has it, and the job's token, where it has one, can read it."""
+    """The Hub has it, and the secret's token, where one is named, can read it."""
     recipe = scene.recipe
     config = recipe.config
     model = config.model_name_or_path
+    if recipe.model.s3 and not scene.is_local:
+        return check_model_in_s3(scene)
     if recipe.model.s3 or config.smoke or recipe.resolve(model).is_dir():
-        return _ok("a stand-in" if config.smoke else f"from {recipe.model.s3 or model}; the Hub is not needed")
+        return ok("a stand-in" if config.smoke else f"from {recipe.model.s3 or model}; the Hub is not needed")
     found = hub.look_up(model, config.model_revision)
     if found is hub.Found.YES:
-        return _ok(f"{model} is on the Hub, for everybody")
+        return ok(f"{model} is on the Hub, for everybody")
     if found is hub.Found.UNREACHABLE:
-        return _unknown(f"the Hub cannot be reached from here, so nobody has looked for {model}")
+        return unknown(f"the Hub cannot be reached from here, so nobody has looked for {model}")
     if not config.hf_token_secret:
-        return _missing(
+        return missing(
             f"{model} {'is gated' if found is hub.Found.GATED else 'cannot be seen on the Hub'} without a token",
             "Store a token in AWS Secrets Manager and name the secret as secrets.hf_token.",
         )
-    token = places.fetch_secret(scene.client("secretsmanager"), config.hf_token_secret)
+    client = scene.client("secretsmanager")
+    try:
+        token = places.fetch_secret(client, config.hf_token_secret)
+    except SiteError as error:
+        if code_of(error) not in DENIED:
+            raise
+        return unknown(
+            f"{model} needs a token, and only the job reads the secret {config.hf_token_secret}; nobody has tried it",
+            "Somebody who may read the secret can run this; whether the job may is a line of its own.",
+        )
     if hub.look_up_with(hub.token_in(token), model, config.model_revision) is hub.Found.YES:
-        return _ok(f"{model} can be read with the token of {config.hf_token_secret}")
-    return _missing(
+        return ok(f"{model} can be read with the token of {config.hf_token_secret}")
+    return missing(
         f"the token of {config.hf_token_secret} cannot read {model}",
         f"Accept the licence on the model's page with the token's account: https://huggingface.co/{model}.",
     )
 
 
 def check_price(scene: Scene) -> Finding:
+    """Of every type that the job may run on."""
     if scene.is_local:
         return Finding("", "skipped", "this machine costs nothing")
-    instance, region = scene.recipe.compute.instance, scene.region
-    found = prices.load_cached(instance, region)
-    if not found and scene.who and region:
-        found = prices.find_price(scene.client("pricing", prices.PRICE_LIST_REGION), instance, region)
-    found = found or prices.table_price(instance, region)
-    if found is None:
-        return _unknown(f"there is no price for {instance} here", "Check its name.")
-    return _ok(f"{instance}: ${found.usd_per_hour:,.3f} an hour ({found.source})")
+    types = scene.recipe.compute.instances
+    calls = [lambda instance=instance: _find_price(scene, instance) for instance in types]
+    found = run_together(calls, LIMIT_S, lambda number: prices.table_price(types[number], scene.region))
+    priced = [(name, price) for name, price in zip(types, found, strict=True) if price]
+    unpriced = [name for name, price in zip(types, found, strict=True) if price is None]
+    words = [f"{name}: ${price.usd_per_hour:,.3f} an hour ({price.source})" for name, price in priced]
+    if unpriced:
+        return unknown("; ".join([f"there is no price for {', '.join(unpriced)} here", *words]), "Check its name.")
+    return ok("; ".join(words))
 
 
-NAMES = ("identity", "region", "role", "permissions", "bucket", "quota", "image", "model", "price")
+def _find_price(scene: Scene, instance: str) -> Price | None:
+    if cached := prices.load_cached(instance, scene.region):
+        return cached
+    try:
+        client = scene.client("pricing", prices.PRICE_LIST_REGION)
+    except LauncherError:  # nobody to ask; the table needs nobody
+        return prices.table_price(instance, scene.region)
+    return prices.find_price(client, instance, scene.region)
+
+
+NAMES = (
+    "identity", "region", "role", "permissions", "bucket", "places", "quota", "image", "model", "token", "price",
+)  # fmt: skip
 CHECKS = (
-    check_identity, check_region, check_role, check_permissions, check_bucket, check_quota, check_image, check_model,
-    check_price,
+    check_identity, check_region, check_role, check_permissions, check_bucket, check_places, check_quota, check_image,
+    check_model, check_token, check_price,
 )  # fmt: skip

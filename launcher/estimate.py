@@ -6,14 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from container_src.sft.config import TrainConfig
-from launcher.data.channels import Channel
 from launcher.errors import RecipeError
 from launcher.instances import INSTANCES, Instance, find_instance
-from launcher.memory_model import Memory, UnknownShape, estimate_memory, find_shape, usable_gib
+from launcher.memory_model import Memory, UnknownShape, find_model_config, make_shape, usable_gib, whole_gib
 from launcher.plan import Plan
 from launcher.price_table import Price
-from launcher.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_duration
+from launcher.step_model import estimate_steps, pad_rows
+from launcher.time_model import Duration, Rows, estimate_duration
 
 # Bytes of a row's JSON for one token: English in a vocabulary of 32,000 to 150,000 words has 3.5 to 5 bytes of text a
 # token, other scripts less; the keys and escapes around it add some. Tokens are not counted in a plan.
@@ -32,20 +31,25 @@ class Estimate:
     count: int
     max_runtime_s: int
     spot: bool
+    keep_alive_s: int = 0
+    jobs: int = 1
     memory: Memory | None = None
     duration: Duration | None = None
     price: Price | None = None
+    way: str = ""
+    basis: str = ""
     unknown: str = ""
 
     @property
     def at_most(self) -> float | None:
-        """Dollars, when the job runs up to its limit."""
-        return self._dollars(self.max_runtime_s)
+        """Dollars, when the job runs up to its limit, and the one that follows a spot job too; then a warm pool."""
+        return self._dollars(self.jobs * self.max_runtime_s + self.keep_alive_s)
 
     @property
     def cost(self) -> tuple[float, float] | None:
-        """Dollars, low and high; the limit ends whatever takes longer."""
-        low, high = (self._dollars(seconds) for seconds in self._billed())
+        """Dollars, low and high; the limit ends whatever takes longer. The next job may take a warm pool at once."""
+        shortest, longest = self._billed()
+        low, high = self._dollars(shortest), self._dollars(longest + self.keep_alive_s)
         return None if low is None or high is None or not self.duration else (low, high)
 
     def _billed(self) -> tuple[float, float]:
@@ -58,6 +62,8 @@ class Estimate:
     def rows(self) -> list[tuple[str, str]]:
         """As a plan shows it."""
         rows = [("memory", self._memory_words()), ("time", self._time_words()), ("cost", self._cost_words())]
+        if self.way:
+            rows.insert(0, ("step", self.way))
         if self.spot and self.price:
             rows.append(("spot", "no list price; never above the price on demand, AWS speaks of up to 90% less"))
         return rows
@@ -77,16 +83,18 @@ class Estimate:
         if known is None:
             return words
         gpu = f"the {known.gpu}'s {known.gpu_memory_gb} GB"
-        if high <= usable_gib(known.gpu_memory_gb):
+        if high <= usable_gib(known):
             return f"{words}: fits {gpu}"
+        if self.memory.enough <= usable_gib(known):
+            return f"{words}: fits {gpu} by fewer rows at once, or activations recomputed"
         larger = _smallest_that_fits(self.memory, known)
-        verdict = "may not fit" if low <= known.gpu_memory_gb else "does not fit"
+        verdict = "may not fit" if self.memory.least <= whole_gib(known) else "does not fit"
         return f"{words}: {verdict} {gpu}" + (f"; {larger}'s would do" if larger else "")
 
     def _time_words(self) -> str:
         if self.duration is None:
             return f"not estimated: {self.unknown}"
-        words = f"{self.duration.minutes()} for {self.duration.steps:,} steps, the start included"
+        words = f"{self.duration.minutes()} for {self.duration.steps:,} steps, the start included ({self.basis})"
         if self.duration.low > self.max_runtime_s:
             words += f"; the limit of {self.max_runtime_s:,} s ends it before its last step"
         return words
@@ -95,37 +103,45 @@ class Estimate:
         if self.price is None or self.at_most is None:
             return f"not known: there is no price for {self.instance} here"
         rate = f"${self.price.usd_per_hour:,.3f} an hour" + (f" x {self.count}" if self.count > 1 else "")
-        most = f"at most ${self.at_most:,.2f} ({rate}, {self.price.source})"
+        most = f"at most ${self.at_most:,.2f} ({rate}, {self.price.source}{self._what_is_in_it()})"
         return f"${self.cost[0]:,.2f} to ${self.cost[1]:,.2f}, {most}" if self.cost else most
+
+    def _what_is_in_it(self) -> str:
+        words = "; the spot job and the one on demand after it, each up to the limit" if self.jobs > 1 else ""
+        return words + (f"; {self.keep_alive_s:,} s of its warm pool included" if self.keep_alive_s else "")
 
 
 def make_estimate(plan: Plan, price: Price | None = None) -> Estimate:
     compute = plan.recipe.compute
-    found = Estimate(compute.instance, compute.count, compute.max_runtime_s, compute.spot, price=price)
+    found = Estimate(
+        compute.instance,
+        compute.count,
+        compute.max_runtime_s,
+        compute.spot,
+        compute.keep_alive_s,
+        jobs=2 if compute.on_demand_after_wait else 1,
+        price=price,
+    )
     config, known = plan.config, find_instance(compute.instance)
-    train = next((channel for channel in plan.channels if channel.name == "train"), None)
     try:
         if config.smoke:
             raise UnknownShape("a stand-in takes a fraction of any GPU, and a few minutes")
         if plan.recipe.model.s3 and "model.id" not in plan.recipe.origins:
             raise UnknownShape("the model lies in S3, and model.id does not say which it is")
-        shape = find_shape(config, _model_folder(plan))
+        model = find_model_config(config, _model_folder(plan))
+        shape = make_shape(model)
     except UnknownShape as reason:
         return dataclasses.replace(found, unknown=str(reason))
-    lengths = _rows(train, config) if train else Rows(0, config.max_length, config.max_length)
-    memory = estimate_memory(shape, config, config.max_length, int(lengths.fewest_tokens))
-    if not known or known.gpu not in REACHABLE_TFLOPS or not lengths.count:
-        return dataclasses.replace(found, memory=memory, unknown=f"the GPU of {compute.instance} is not known here")
-    evaluation = next((channel for channel in plan.channels if channel.name in ("eval", "test")), None)
-    duration = estimate_duration(
-        shape,
-        config,
-        lengths,
-        _rows(evaluation, config) if evaluation else None,
-        known.gpu,
-        plan.gpus * compute.count,
-    )
-    return dataclasses.replace(found, memory=memory, duration=duration)
+    train, evaluation = _find_rows(plan, "train"), _find_rows(plan, "eval", "test")
+    full = train or Rows(0, config.max_length, config.max_length)
+    processes = plan.gpus * compute.count
+    steps = estimate_steps(config, model, full, evaluation, known, processes)
+    found = dataclasses.replace(found, memory=steps.memory, way=steps.way, basis=steps.basis)
+    if not known or not steps.duration or not train:
+        return dataclasses.replace(found, unknown=f"the GPU of {compute.instance} is not known here")
+    scored = pad_rows(evaluation, config) if evaluation else None
+    duration = estimate_duration(shape, config, steps.duration, train, scored, known.gpu, processes)
+    return dataclasses.replace(found, duration=duration)
 
 
 def _model_folder(plan: Plan) -> Path | None:
@@ -133,33 +149,36 @@ def _model_folder(plan: Plan) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _rows(channel: Channel, config: TrainConfig) -> Rows:
-    """Tokens by bytes. Padding to max_length makes every row as long; a row cannot be longer than it."""
-    if config.padding == "max_length":
-        return Rows(channel.rows, config.max_length, config.max_length)
-    average = channel.bytes / max(channel.rows, 1)
-    few, many = (min(average / ratio, config.max_length) for ratio in (BYTES_PER_TOKEN[1], BYTES_PER_TOKEN[0]))
+def _find_rows(plan: Plan, *names: str) -> Rows | None:
+    """Of the first of these channels that there is. Tokens by bytes; no row has more than max_length."""
+    channel = next((channel for name in names for channel in plan.channels if channel.name == name), None)
+    if channel is None or not channel.rows:
+        return None
+    average = channel.bytes / channel.rows
+    few, many = (min(average / ratio, plan.config.max_length) for ratio in reversed(BYTES_PER_TOKEN))
     return Rows(channel.rows, max(few, 1.0), max(many, 1.0))
 
 
-def check_fits(found: Estimate, config: TrainConfig) -> None:
-    """Refuse what surely does not fit: even the low estimate is above all of the GPU's memory."""
+def check_fits(found: Estimate, plan: Plan) -> None:
+    """Refuse what surely does not fit, however far the job steps down: even its least is above all of the memory."""
     known = find_instance(found.instance)
-    if found.memory is None or known is None or found.memory.low <= known.gpu_memory_gb:
+    if found.memory is None or known is None or found.memory.least <= whole_gib(known):
         return
     raise RecipeError(
-        f"The job needs at least {found.memory.low:.1f} GiB of GPU memory, and {found.instance} has a {known.gpu} of "
+        f"The job needs at least {found.memory.least:.1f} GiB of GPU memory, and {found.instance} has a {known.gpu} of "
         f"{known.gpu_memory_gb} GB.",
-        hint=_what_would_fit(found.memory, known, config),
+        hint=_what_would_fit(found.memory, known, plan),
     )
 
 
-def _what_would_fit(memory: Memory, known: Instance, config: TrainConfig) -> str:
-    advice = []
-    if not config.gradient_checkpointing:
+def _what_would_fit(memory: Memory, known: Instance, plan: Plan) -> str:
+    advice, config = [], plan.config
+    if plan.is_distributed and not config.gradient_checkpointing:  # one process steps down by itself
         advice.append("training.gradient_checkpointing = true")
-    if config.per_device_train_batch_size > 1:
+    if plan.is_distributed and config.per_device_train_batch_size > 1:
         advice.append("a smaller per_device_train_batch_size with more gradient_accumulation_steps")
+    if memory.scored > whole_gib(known) > memory.base and config.per_device_eval_batch_size > 1:
+        advice.append("a smaller per_device_eval_batch_size")
     if not config.load_in_4bit:
         advice.append("model.load_in_4bit = true")
     if larger := _smallest_that_fits(memory, known):
@@ -168,9 +187,9 @@ def _what_would_fit(memory: Memory, known: Instance, config: TrainConfig) -> str
 
 
 def _smallest_that_fits(memory: Memory, known: Instance) -> str:
-    """The first instance with as many GPUs whose GPU holds even the high estimate."""
+    """The first instance with as many GPUs whose GPU surely holds it."""
     for name, other in sorted(INSTANCES.items(), key=lambda item: (item[1].gpu_memory_gb, item[1].memory_gb)):
-        if other.gpus == known.gpus and usable_gib(other.gpu_memory_gb) >= memory.high:
+        if other.gpus == known.gpus and usable_gib(other) >= memory.enough:
             return name
     return ""
 
@@ -186,16 +205,28 @@ def limit_cost(plan: Plan, found: Estimate) -> Plan:
             hint="Use an instance with a known price, sign in to have it looked up, or set max_runtime instead.",
         )
     rate = found.price.usd_per_hour * found.count / 3600
-    seconds = int(most / rate) - STOPPING_S
+    seconds = int((most / rate - found.keep_alive_s) / found.jobs) - STOPPING_S
     needed = found.duration.low if found.duration else SHORTEST_S
     if seconds < needed:
+        pool = f" beside {found.keep_alive_s / 60:,.0f} of its warm pool" if found.keep_alive_s else ""
+        twice = " for each of two jobs, on spot and then on demand" if found.jobs > 1 else ""
+        dollars = ((needed + STOPPING_S) * found.jobs + found.keep_alive_s) * rate
         raise RecipeError(
-            f"${most:,.2f} buys {max(seconds, 0) / 60:,.0f} minutes of {found.instance} at "
+            f"${most:,.2f} buys {max(seconds, 0) / 60:,.0f} minutes of {found.instance}{twice}{pool} at "
             f"${found.price.usd_per_hour:,.3f} an hour ({found.price.source}); this job takes at least "
-            f"{needed / 60:,.0f}, which is ${(needed + STOPPING_S) * rate:,.2f}.",
-            hint="Raise --max-cost, train fewer steps, or use a cheaper instance.",
+            f"{needed / 60:,.0f}, which is ${dollars:,.2f}.",
+            hint=_what_would_be_cheaper(found),
         )
     return limit_runtime(plan, seconds) if seconds < plan.recipe.compute.max_runtime_s else plan
+
+
+def _what_would_be_cheaper(found: Estimate) -> str:
+    advice = ["Raise --max-cost", "train fewer steps"]
+    if found.keep_alive_s:
+        advice.append("keep the instance alive for less time")
+    if found.jobs > 1:
+        advice.append("leave on_demand_after_wait out")
+    return f"{', '.join(advice)}, or use a cheaper instance."
 
 
 def limit_runtime(plan: Plan, seconds: int) -> Plan:

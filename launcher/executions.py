@@ -12,7 +12,8 @@ from typing import Any
 
 from launcher.aws import jobs, schedules
 from launcher.aws.session import Session
-from launcher.job import EXECUTION, Job, make_status
+from launcher.job import Job, make_status
+from launcher.job_names import EXECUTION
 
 # Dollars an hour of an instance type in a region; None where no price is known.
 RECENT = 20  # jobs of a schedule that may still run

@@ -1,4 +1,4 @@
-"""Can the base model be had? Asked before anything is billed, with the standard library alone."""
+"""Can the base model, or a data set, be had? Asked before anything is billed, with the standard library alone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Found(enum.Enum):
     UNREACHABLE = "unreachable"
 
 
-def look_up(model: str, revision: str = "") -> Found:
-    """Ask the Hub for a model, as a job would that has no token."""
-    url = f"{_hub()}/api/models/{model}" + (f"/revision/{revision}" if revision else "")
+def look_up(name: str, revision: str = "", kind: str = "models") -> Found:
+    """Ask the Hub for a model, or one of its `datasets`, as somebody who has no token."""
+    url = f"{_hub()}/api/{kind}/{name}" + (f"/revision/{revision}" if revision else "")
     return _ask(urllib.request.Request(url))
 
 

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import enum
 import itertools
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,24 +13,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from launcher import ledger
+from launcher import ledger, on_demand
 from launcher.aws import jobs
 from launcher.aws.logs import iter_log_lines
-from launcher.aws.reasons import find_fix, is_capacity_error
+from launcher.aws.reasons import ON_DEMAND, find_fix, is_capacity_error
 from launcher.aws.s3 import find_object, split_uri
 from launcher.aws.session import Session, open_session
 from launcher.errors import ArtifactError, CloudError, CredentialsError, JobFailed, JobStopped, UnknownJob
-from launcher.progress import Track, untracked
+from launcher.job_names import is_scheduled, run_of
+from launcher.progress import Say, Track, silent, untracked
 from launcher.results.adapters import Adapter, fetch_adapter
+from launcher.results.comparison import Results, fetch_results
 from launcher.results.metrics import Metrics, iter_metrics
 from launcher.tables import html_table
 
 TAIL_LINES = 40
 STATUS_POLL_S = 5.0
 LOCAL_STATUS_POLL_S = 0.5
-STAMP = re.compile(r"-\d{8}-\d{6}$")
-# The execution id of a scheduled job: sixteen letters and digits, or a UUID.
-EXECUTION = re.compile(r"-((?=[a-z]*\d)[0-9a-z]{16}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$")
 
 
 class Status(enum.Enum):
@@ -103,6 +101,7 @@ class JobState:
     place: str
     checkpoints: str = ""
     outcome: str = ""
+    goes_on: bool = False  # whoever waits for it starts the job that follows it on demand
 
     def describe(self) -> dict[str, Any]:
         """For --json."""
@@ -139,9 +138,12 @@ class JobState:
             rows.append(("model", self.model_uri))
         if self.reason:
             rows.append(("reason", self.reason))
-        if self.status.is_over and (fix := find_fix(self.reason, self.secondary, self.name)):
+        if self.status.is_over and (fix := self._fix()):
             rows.append(("fix", fix))
         return rows
+
+    def _fix(self) -> str:
+        return ON_DEMAND.format(job=self.name) if self.goes_on else find_fix(self.reason, self.secondary)
 
     def _cost_rows(self, price_per_h: float | None) -> list[tuple[str, str]]:
         if self.training_s is None:
@@ -180,7 +182,10 @@ class Job:
         return jobs.describe_job(self.session, self.name)
 
     def state(self) -> JobState:
-        state = _make_state(self.description(), self.session.place)
+        description = self.description()
+        state = _make_state(description, self.session.place)
+        if state.spot and state.lacked_capacity:
+            return dataclasses.replace(state, goes_on=on_demand.is_due(self.session, description))
         if state.status is Status.COMPLETED and is_scheduled(self.name):
             return dataclasses.replace(state, outcome=find_outcome(self.session, state))
         return state
@@ -198,19 +203,37 @@ class Job:
         """Every metric line of the log, in order."""
         return list(iter_metrics(self.logs()))
 
-    def wait(self, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep) -> JobState:
+    def wait(
+        self, timeout: float | None = None, *, say: Say = silent, sleep: Callable[[float], None] = time.sleep
+    ) -> JobState:
         """Until the job is over. Raises JobFailed or JobStopped; TimeoutError leaves the job running."""
-        return self.check(self.wait_over(timeout, sleep=sleep))
+        return self.check(self.wait_over(timeout, say=say, sleep=sleep))
 
-    def wait_over(self, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep) -> JobState:
-        """Until the job is over, however it ended."""
+    def wait_over(
+        self, timeout: float | None = None, *, say: Say = silent, sleep: Callable[[float], None] = time.sleep
+    ) -> JobState:
+        """Until the job is over, however it ended, and with it the on-demand job that may follow it: see go_on."""
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = STATUS_POLL_S if self.session.place == "aws" else LOCAL_STATUS_POLL_S
-        while not (state := self.state()).status.is_over:
+        while True:
+            state = self.state()
+            if state.status.is_over and not self.go_on(state, say, sleep=sleep):
+                return state
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"{self.name} is still {state.status.value} after {timeout:g} s; it goes on.")
-            sleep(pause)
-        return state
+                raise TimeoutError(f"{self.name} is not over after {timeout:g} s; it goes on.")
+            if not state.status.is_over:
+                sleep(pause)
+
+    def go_on(self, state: JobState, say: Say = silent, *, sleep: Callable[[float], None] = time.sleep) -> bool:
+        """Of a spot job that got no capacity, become the job that follows it on demand, where its recipe says so.
+
+        That job is started here, unless another follower has; this handle is a handle on it from then on.
+        """
+        if not (state.spot and state.lacked_capacity):
+            return False
+        following = on_demand.find_next(self.session, self.description(), say, sleep=sleep)
+        self.name = following or self.name
+        return bool(following)
 
     def check(self, state: JobState) -> JobState:
         """The state of a job that is over, if it ended well; else the error that tells how it ended."""
@@ -250,6 +273,17 @@ class Job:
 
     def fetch(self, folder: str | Path = "", track: Track = untracked) -> Adapter:
         """Download the adapter into a folder (runs/<job> when none is given), check it, and return it."""
+        return fetch_adapter(self.session, self._model_uri(), self._folder(folder), track)
+
+    def results(self, folder: str | Path = "", track: Track = untracked) -> Results:
+        """What it measured: from the folder, where its adapter has been fetched, else from its archive."""
+        return fetch_results(self.session, self._model_uri(), self.name, self._folder(folder), track)
+
+    def _folder(self, asked: str | Path) -> Path:
+        return Path(asked or Path("runs") / self.name)
+
+    def _model_uri(self) -> str:
+        """Where the model of a job that is over lies."""
         state = self.state()
         if not state.status.is_over:
             raise ArtifactError(
@@ -260,7 +294,7 @@ class Job:
             raise ArtifactError(f"{self.name} is {state.outcome}.", hint="Fetch the champion that it names.")
         if not self.has_model(state):
             raise ArtifactError(f"{self.name} left no model: {state.reason or state.message}")
-        return fetch_adapter(self.session, state.model_uri, Path(folder or Path("runs") / self.name), track)
+        return state.model_uri
 
 
 def find_outcome(session: Session, state: JobState) -> str:
@@ -359,15 +393,6 @@ def attach(name: str, place: str | None = None) -> Job:
         if found := _pick(name, names):
             return Job(found, session)
     raise UnknownJob(f"There is no job {name!r}.", hint=_suggest_job(name, place))
-
-
-def run_of(job: str) -> str:
-    """The run, or the schedule, that a job's name begins with."""
-    return EXECUTION.sub("", STAMP.sub("", job))
-
-
-def is_scheduled(job: str) -> bool:
-    return EXECUTION.search(job) is not None
 
 
 def _pick(name: str, newest_first: list[str]) -> str | None:

@@ -1,4 +1,4 @@
-"""How much GPU memory a job takes, from the model's config.json and the recipe alone. Stdlib only.
+"""How much GPU memory a job takes by the plain path, from the model's config.json and the recipe alone. Stdlib only.
 
 The coefficients stand at the top, each with where it comes from. Those marked "fitted" were fitted to the eight shipped
 recipes as measured on an H200 (the GPU table of the README): with them the model is within 4% of each.
@@ -6,6 +6,7 @@ recipes as measured on an H200 (the GPU table of the README): with them the mode
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 from container_src.sft.architectures import find_architecture
 from container_src.sft.config import TrainConfig
+from launcher.instances import Instance
 
 GIB = 1024**3
 # Bytes of a quantised weight: half a byte, and for 64 of them one scale: of 4 bytes, or with double quantisation of one
@@ -35,11 +37,14 @@ LOGIT_BYTES = 8.0
 RECOMPUTED_SHARE = 0.5
 # float32 arithmetic against half precision: norms and adapters are float32 already (assumed).
 FLOAT32_GROWTH = 1.5
-# From one recipe to another, and from one version of the libraries to the next.
-SPREAD = 0.15
-# A 24 GB card has 22.3 GiB, of which CUDA's context takes half; an allocator never uses every byte of the rest.
+# Of what a job adds to the base, from one recipe to another, and from one version of the libraries to the next.
+SPREAD = 0.2
+# A 24 GB card has 22.3 GiB, of which CUDA's context takes half a GiB; an allocator never uses every byte of the rest.
 USABLE_SHARE = 0.93
 CONTEXT_GIB = 0.5
+# GDDR6 keeps a sixteenth of itself for error correction; other GPUs have their nominal GB as GiB, at the most.
+CORRECTED = ("T4", "A10G", "L4", "L40S")
+CORRECTED_SHARE = 15 / 16
 
 NEEDED = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 
@@ -55,10 +60,19 @@ class Shape:
     hidden: int
     inner: int
     layers: int
-    queries: int
-    keys: int
+    heads: int
+    kv_heads: int
+    head: int
     vocabulary: int
     tied: bool
+
+    @property
+    def queries(self) -> int:
+        return self.heads * self.head
+
+    @property
+    def keys(self) -> int:
+        return self.kv_heads * self.head
 
     @property
     def modules(self) -> dict[str, tuple[int, int]]:
@@ -93,29 +107,42 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Peak GiB of one GPU: the parts of the middle estimate, and the range around it."""
+class Lengths:
+    """Tokens of the longest rows: no row has more than `most`, and some batch's rows have `surely` so many each."""
 
-    base: float
-    adapters: float
-    activations: float
-    logits: float
+    most: int
+    surely: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak GiB of one GPU: a range, and within it rows that are all as long as max_length.
+
+    A job steps down where memory runs out. With less than `least` it surely cannot run, with `enough` it surely can.
+    `scored` is the least that its evaluations take, which step down in nothing, and `base` the model as it is loaded.
+    """
+
+    peak: float
     low: float
     high: float
-
-    @property
-    def peak(self) -> float:
-        return self.base + self.adapters + self.activations + self.logits
+    least: float
+    enough: float
+    scored: float
+    base: float
 
 
 def find_shape(config: TrainConfig, folder: Path | None) -> Shape:
-    """From the model's folder where it is one, else from the known configurations; raises UnknownShape."""
+    return make_shape(find_model_config(config, folder))
+
+
+def find_model_config(config: TrainConfig, folder: Path | None) -> Mapping[str, Any]:
+    """config.json of the model's folder where it is one, else of a known model; raises UnknownShape."""
     if folder is not None:
-        return make_shape(_read_config(folder / "config.json"))
+        return _read_config(folder / "config.json")
     known = find_architecture(config.model_name_or_path)
     if known is None:
         raise UnknownShape(f"the shape of {config.model_name_or_path} is not known offline")
-    return make_shape(known)
+    return known
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -142,36 +169,72 @@ def make_shape(config: Mapping[str, Any]) -> Shape:
         hidden=config["hidden_size"],
         inner=config["intermediate_size"],
         layers=config["num_hidden_layers"],
-        queries=heads * head,
-        keys=(config.get("num_key_value_heads") or heads) * head,
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head=head,
         vocabulary=config["vocab_size"],
         tied=bool(config.get("tie_word_embeddings", True)),
     )
 
 
-def estimate_memory(shape: Shape, config: TrainConfig, longest: int, surely: int) -> Memory:
-    """`longest` tokens a row may have, and `surely` how many the rows of some batch have at least."""
-    middle = _parts(shape, config, longest)
+def estimate_memory(
+    shape: Shape, config: TrainConfig, train: Lengths, evaluation: Lengths | None = None, processes: int = 1
+) -> Memory:
+    """By the plain path. One process steps down to one row at once, then to activations recomputed; several cannot."""
+    smallest = dataclasses.replace(config, per_device_train_batch_size=1, gradient_checkpointing=True)
+    smallest = smallest if processes == 1 else config
+    base, scored = base_gib(shape, config), estimate_evaluation(shape, config, evaluation)
+    peak = max(_training(shape, config, train.most), scored.most)
     return Memory(
-        *middle,
-        low=(1 - SPREAD) * sum(_parts(shape, config, min(surely, longest))),
-        high=(1 + SPREAD) * sum(middle),
+        peak=peak,
+        low=off(base, max(_training(shape, config, train.surely), scored.surely), -SPREAD),
+        high=off(base, peak, SPREAD),
+        least=off(base, max(_training(shape, smallest, train.surely), scored.surely), -SPREAD),
+        enough=off(base, max(_training(shape, smallest, train.most), scored.most), SPREAD),
+        scored=off(base, scored.surely, -SPREAD) if evaluation else 0.0,
+        base=base,
     )
 
 
-def _parts(shape: Shape, config: TrainConfig, length: int) -> tuple[float, float, float, float]:
+def off(base: float, peak: float, share: float) -> float:
+    """A peak that is off by so much in what was estimated of it; the base was counted."""
+    return base + (1 + share) * (peak - base)
+
+
+def _training(shape: Shape, config: TrainConfig, length: int) -> float:
+    """GiB at a step's peak, with rows of so many tokens."""
     tokens = config.per_device_train_batch_size * length
-    adapters = shape.adapter_parameters(config) * (ADAPTER_BYTES + OPTIMIZER_BYTES[config.optim])
-    logits = tokens * shape.vocabulary * LOGIT_BYTES
-    parts = (_base_bytes(shape, config), adapters, tokens * _activation_bytes(shape, config), logits)
-    base, adapters_gib, activations, logits_gib = (part / GIB for part in parts)
-    return base, adapters_gib, activations, logits_gib
+    activations = tokens * (_activation_bytes(shape, config) + shape.vocabulary * LOGIT_BYTES)
+    return base_gib(shape, config) + (_adapter_bytes(shape, config) + activations) / GIB
 
 
-def _base_bytes(shape: Shape, config: TrainConfig) -> float:
+@dataclass(frozen=True)
+class Scored:
+    """GiB at an evaluation's peak, at most and surely."""
+
+    most: float = 0.0
+    surely: float = 0.0
+
+
+def estimate_evaluation(shape: Shape, config: TrainConfig, rows: Lengths | None) -> Scored:
+    """Nothing is kept from layer to layer, and nothing steps down: the logits of a batch are what it takes."""
+    if rows is None:
+        return Scored()
+    fixed = base_gib(shape, config) + _adapter_bytes(shape, config) / GIB
+    token = config.per_device_eval_batch_size * shape.vocabulary * LOGIT_BYTES / GIB
+    return Scored(fixed + rows.most * token, fixed + rows.surely * token)
+
+
+def _adapter_bytes(shape: Shape, config: TrainConfig) -> float:
+    return shape.adapter_parameters(config) * (ADAPTER_BYTES + OPTIMIZER_BYTES[config.optim])
+
+
+def base_gib(shape: Shape, config: TrainConfig) -> float:
+    """The model as it is loaded."""
     whole = _weight_bytes(config)
     quantised = NF4_DOUBLE_BYTES if config.bnb_4bit_use_double_quant else NF4_BYTES
-    return shape.linear_parameters * (quantised if config.load_in_4bit else whole) + shape.table_parameters * whole
+    linear = shape.linear_parameters * (quantised if config.load_in_4bit else whole)
+    return (linear + shape.table_parameters * whole) / GIB
 
 
 def _weight_bytes(config: TrainConfig) -> int:
@@ -188,6 +251,11 @@ def _activation_bytes(shape: Shape, config: TrainConfig) -> float:
     return shape.layers * layer
 
 
-def usable_gib(gpu_memory_gb: int) -> float:
-    """What a job can use of a GPU of this nominal memory."""
-    return USABLE_SHARE * gpu_memory_gb - CONTEXT_GIB
+def usable_gib(gpu: Instance) -> float:
+    """What a job can surely use of an instance's GPU."""
+    return USABLE_SHARE * gpu.gpu_memory_gb - CONTEXT_GIB
+
+
+def whole_gib(gpu: Instance) -> float:
+    """What nothing can exceed there."""
+    return gpu.gpu_memory_gb * (CORRECTED_SHARE if gpu.gpu in CORRECTED else 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,11 +24,11 @@ from launcher.data.preparing import Prepared
 from launcher.data.settings import CHANNELS
 from launcher.errors import DataError, RecipeError, RunError
 from launcher.isolation import check_isolation, network_notes
+from launcher.job_names import make_stamp
 from launcher.progress import Track, untracked
 from launcher.recipe import PATH_STARTS, Recipe
 from launcher.tables import html_table
 
-STAMP_FORMAT = "%Y%m%d-%H%M%S"
 JOB_NAME_LIMIT = 63
 RUN_NAME_LIMIT = JOB_NAME_LIMIT - len("-20260101-000000")
 RUN_NAME = re.compile(r"[a-z0-9](-*[a-z0-9])*")
@@ -146,10 +147,6 @@ def make_plan(
     )
 
 
-def make_stamp(now: datetime | None = None) -> str:
-    return (now or datetime.now(UTC)).strftime(STAMP_FORMAT)
-
-
 def _own_code(recipe: Recipe) -> tuple[Path, ...]:
     return tuple(recipe.resolve(file) for file in recipe.code.files)
 
@@ -242,7 +239,7 @@ def _job_config(recipe: Recipe, channels: tuple[Channel, ...], bundle: Bundle, g
     if not has_eval and (config.load_best_model_at_end or config.early_stopping_patience):
         raise RecipeError(
             "load_best_model_at_end and early_stopping_patience go by the eval loss, and there are no eval rows.",
-            hint="Name some with --eval, or add --set training.load_best_model_at_end=false.",
+            hint="Name some with --eval, or leave both settings out.",
         )
     return dataclasses.replace(
         config,
@@ -253,8 +250,14 @@ def _job_config(recipe: Recipe, channels: tuple[Channel, ...], bundle: Bundle, g
         data_digest=data_digest(channels),
         source_digest=bundle.digest[:16],
         start_digest=",".join(f"{item.name}:{item.digest[:16]}" for item in channels if item.name not in CHANNELS),
+        adapter_source=_adapter_source(recipe),
         git_revision=find_git_revision(recipe.folder),
     )
+
+
+def _adapter_source(recipe: Recipe) -> str:
+    adapter = recipe.model.adapter
+    return adapter if not adapter or adapter.startswith("s3://") else os.path.normpath(recipe.resolve(adapter))
 
 
 def _split_batch(config: sft.TrainConfig, world: int) -> sft.TrainConfig:

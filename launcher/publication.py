@@ -23,7 +23,8 @@ from launcher.aws.site import find_site
 from launcher.data.channels import Channel
 from launcher.data.settings import CHANNELS
 from launcher.errors import DataError, RunError
-from launcher.plan import Plan, data_digest, make_stamp, recipe_key
+from launcher.job_names import make_stamp
+from launcher.plan import Plan, data_digest, recipe_key
 from launcher.progress import Say, Track, silent, untracked
 from launcher.recipe import Recipe
 from launcher.request import Site, key_of

@@ -18,6 +18,7 @@ from launcher.aws import jobs, s3, schedules
 from launcher.aws.schedules import GROUP, Home, find_home
 from launcher.aws.session import Session, open_session
 from launcher.champion import Line, ensure_pointer, line_beside, read_champion
+from launcher.claims import claim_key, giving_back, take_claim
 from launcher.data.settings import CHANNELS
 from launcher.errors import InputError, RunError, UnknownJob
 from launcher.executions import Execution, Price, cost_nothing, find_live_job, iter_executions, iter_jobs_of, look_up
@@ -25,7 +26,6 @@ from launcher.job import Job, iter_sessions
 from launcher.plan import Plan, data_digest, recipe_key
 from launcher.progress import Say, Track, silent, untracked
 from launcher.publication import Shelf, check_published, open_shelf
-from launcher.runs import claim_key, giving_back, take_claim
 from launcher.scheduled import (
     NAME_LIMIT,
     check_gate,

@@ -1,7 +1,7 @@
-"""How long a job takes, as a range: the arithmetic, the host that feeds the GPU, and what happens around the steps.
+"""How long a job takes, as a range: its steps, evaluations, and what happens around them.
 
-A first model: the fast end is what the arithmetic needs, the slow end what the shipped recipes took step by step. The
-coefficients stand at the top, each with where it comes from; a faster trainer moves the slow end towards the fast one.
+A step of the plain path is a wide range: the fast end is what its arithmetic needs, and a fast host to start its
+kernels; the slow end is what the shipped recipes took. The coefficients stand at the top, with where each comes from.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ REACHABLE_TFLOPS = {
 }  # fmt: skip
 # A step's share of that: the best and the worst that is expected of QLoRA's many small products.
 BEST_SHARE, WORST_SHARE = 0.7, 0.3
-# Per layer and micro-batch the host starts some hundred kernels. Slow end: the GPU table of the README, from a machine
-# with slow cores (7.8 to 8.3 ms, with checkpointing 11.5 to 13.3), and a quarter more. Fast end: packed rows and CUDA
-# graphs, where the host hardly counts.
-SLOW_LAYER_S, SLOW_CHECKPOINTED_LAYER_S, FAST_LAYER_S = 0.008, 0.0125, 0.0003
-SLACK = 1.25
+# Per layer and micro-batch the host starts 740 kernels. Slow end: the GPU table of the README, from a machine with slow
+# cores (7.8 to 8.3 ms, with checkpointing 11.5 to 13.3), and more, as plain TRL took up to 1.4 times that elsewhere.
+# Fast end: 4 us for each kernel (assumed).
+SLOW_LAYER_S, SLOW_CHECKPOINTED_LAYER_S, FAST_LAYER_S = 0.008, 0.0125, 0.003
+SLACK = 1.6
 # Before the first step, in billed seconds: the image, the model's files, imports, tokens (assumed, not measured).
 START_S = (120.0, 420.0)
 # The model's files come at this rate, in bytes a second (assumed).
@@ -56,11 +56,10 @@ class Duration:
 
 
 def estimate_duration(
-    shape: Shape, config: TrainConfig, train: Rows, evaluation: Rows | None, gpu: str, gpus: int
+    shape: Shape, config: TrainConfig, step: Duration, train: Rows, evaluation: Rows | None, gpu: str, gpus: int
 ) -> Duration:
-    """Of a whole job, its start included."""
+    """Of a whole job of such steps, its start included. Evaluations take the plain path."""
     schedule = make_schedule(config, train.count, gpus)
-    step = estimate_step(shape, config, train, gpu)
     passes = _evaluations(config, schedule.total, schedule.per_epoch) + FINAL_PASSES if evaluation else 0
     low, high = schedule.total * step.low, schedule.total * step.high
     if evaluation and passes:
@@ -72,12 +71,13 @@ def estimate_duration(
 
 
 def estimate_step(shape: Shape, config: TrainConfig, rows: Rows, gpu: str) -> Duration:
-    """One optimizer step of one GPU."""
+    """One optimizer step of one GPU by the plain path."""
     micro = config.gradient_accumulation_steps
     share = config.effective_batch_size
     slow_layer = SLOW_CHECKPOINTED_LAYER_S if config.gradient_checkpointing else SLOW_LAYER_S
     low = max(
-        _arithmetic(shape, config, share * rows.fewest_tokens) / (_rate(gpu) * BEST_SHARE), shape.layers * FAST_LAYER_S
+        _arithmetic(shape, config, share * rows.fewest_tokens) / (_rate(gpu) * BEST_SHARE),
+        micro * shape.layers * FAST_LAYER_S,
     )
     high = max(
         _arithmetic(shape, config, share * rows.most_tokens) / (_rate(gpu) * WORST_SHARE),

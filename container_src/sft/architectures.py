@@ -108,9 +108,9 @@ KNOWN: dict[str, dict[str, Any]] = {
 }
 
 
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # what an adapter can be put on, by model_type
-LINEAR_MODULES = dict.fromkeys(("qwen2", "llama", "gemma"), (*_PROJECTIONS, "embed_tokens", "lm_head"))
+LINEAR_MODULES = dict.fromkeys(("qwen2", "llama", "gemma"), (*PROJECTIONS, "embed_tokens", "lm_head"))
 
 
 def find_architecture(model_id: str) -> dict[str, Any] | None:

@@ -100,14 +100,17 @@ def make_arguments(config: TrainConfig, schedule: Schedule, paths: Paths, dtype:
     return trl.SFTConfig(**fit_keywords(wanted, accepted))
 
 
-def choose_optimizer(config: TrainConfig, fast: bool = False) -> str:
+def choose_optimizer(config: TrainConfig, fast: bool = False, kept: str = "") -> str:
     """The recipe's; bitsandbytes before 0.50 has none of its own for a CPU, and nothing pages there anyway.
 
+    Or `kept`, whose states a checkpoint holds and another cannot read, where a run goes on on another kind of instance.
     Beside a fast step, AdamW in one fused kernel stands in for its paged twin: the same arithmetic on float32 states,
     which are small beside what the step keeps.
     """
     import torch
 
+    if kept:
+        return kept if torch.cuda.is_available() else kept.removesuffix("_fused")
     if fast and torch.cuda.is_available() and config.optim in ("paged_adamw_32bit", "adamw_torch"):
         return "adamw_torch_fused"
     if config.optim == "adamw_torch" or torch.cuda.is_available():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
+
+from .strict_json import make_json
 
 UNFINISHED = ".unfinished"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -64,5 +65,5 @@ def _move(source: Path, target: Path) -> None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    part.write_text(make_json(value, indent=2) + "\n", encoding="utf-8")
     part.replace(path)

@@ -25,7 +25,7 @@ from .champion import (
 from .checkpoint import Origin
 from .config import TrainConfig
 from .data import Encoded
-from .evaluate import RowScores
+from .evaluate import AbandonedError, RowScores
 from .gate import weigh
 from .log import is_first_process, say
 from .model import Base
@@ -41,6 +41,10 @@ class Evaluated:
     rows: list[Encoded]
     base: RowScores | None = None
     tuned: RowScores | None = None
+
+    @property
+    def chosen_by_rows(self) -> bool:
+        return bool(self.comparison and self.comparison["chosen_by_these_rows"])
 
 
 def end_unchanged(
@@ -125,14 +129,19 @@ def _judge(
     trainer: Any, champion: Champion, evaluated: Evaluated, config: TrainConfig, manifest: Mapping[str, Any]
 ) -> dict[str, Any]:
     unjudged = {"decision": "unjudged", "better": False, "sentence": ""}
-    if manifest["outcome"] != "completed":
+    if manifest["outcome"] == "stopped":
         return unjudged | {"reasons": [f"the job was stopped before its end ({manifest['reason']})"]}
     if evaluated.base is None or evaluated.tuned is None:
         return unjudged | {"reasons": ["there is no evaluation to judge by: the recipe needs eval or test rows"]}
     if problem := find_other_base(champion, manifest["config"]):
         return unjudged | {"reasons": [problem]}
-    held = score_champion(trainer, champion, evaluated.rows) if champion.job else None
-    weighed = weigh(evaluated.base, held, evaluated.tuned, evaluated.channel, config.seed, config.guarded)
+    try:
+        held = score_champion(trainer, champion, evaluated.rows) if champion.job else None
+    except AbandonedError:
+        return unjudged | {"reasons": ["the job was asked to stop before the champion was evaluated"]}
+    weighed = weigh(
+        evaluated.base, held, evaluated.tuned, evaluated.channel, config.seed, config.guarded, evaluated.chosen_by_rows
+    )
     return weighed | {"decision": "better" if weighed["better"] else "refused"}
 
 

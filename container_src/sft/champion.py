@@ -18,6 +18,7 @@ from typing import Any
 from .checkpoint import Origin
 from .config import TrainConfig
 from .failure import JobError
+from .strict_json import make_json
 
 RECORD = "champion.json"
 POINTER = "champion.manifest"
@@ -130,7 +131,7 @@ def find_other_base(champion: Champion, config: Mapping[str, Any]) -> str:
 
 
 def make_pointer(prefix: str, names: list[str]) -> bytes:
-    return json.dumps([{"prefix": prefix}, RECORD, *sorted(set(names) - {RECORD})], indent=1).encode()
+    return make_json([{"prefix": prefix}, RECORD, *sorted(set(names) - {RECORD})], indent=1).encode()
 
 
 def read_prefix(pointer: bytes) -> str:
@@ -141,7 +142,7 @@ def make_move(before: str, after: str, by: str, why: str) -> tuple[str, bytes]:
     """The name and content of one line of the champions' history."""
     now = datetime.now(UTC)
     move = {"time": now.isoformat(timespec="seconds"), "from": before, "to": after, "by": by, "why": why}
-    return f"moves/{now:%Y%m%dT%H%M%S%fZ}-{after or PLACEHOLDER}.json", json.dumps(move).encode()
+    return f"moves/{now:%Y%m%dT%H%M%S%fZ}-{after or PLACEHOLDER}.json", make_json(move).encode()
 
 
 def job_in(prefix: str) -> str:
@@ -178,7 +179,7 @@ def _promote(s3: Any, champion: Champion, job: str, output: Path, record: dict[s
     names = [path.relative_to(output).as_posix() for path in sorted(output.rglob("*")) if path.is_file()]
     for name in names:
         s3.upload_file(str(output / name), bucket, folder + name)
-    s3.put_object(Bucket=bucket, Key=folder + RECORD, Body=json.dumps(record, indent=1).encode())
+    s3.put_object(Bucket=bucket, Key=folder + RECORD, Body=make_json(record, indent=1).encode())
     s3.put_object(Bucket=bucket, Key=key, Body=make_pointer(record["prefix"], names), IfMatch=answer["ETag"])
     name, content = make_move(champion.job, job, "the job", why)
     s3.put_object(Bucket=bucket, Key=f"{key.removesuffix(POINTER)}{name}", Body=content)

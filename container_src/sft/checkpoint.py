@@ -18,9 +18,11 @@ from typing import Any
 
 from .failure import JobError
 from .log import warn
+from .strict_json import make_json
 
 MARKER = "complete.json"
 STAGING = "tmp-"
+REPLACED = "replaced"
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -54,9 +56,9 @@ def publish(root: Path, step: int, origin: Origin) -> Checkpoint:
     _sync(staged)
     final = root / staged.name
     if final.exists():
-        shutil.rmtree(final)  # only ever a broken one, or the same step again
+        final.rename(staged.parent / REPLACED)  # a broken one, or the same step again, now with its evaluation
     staged.rename(final)
-    staged.parent.rmdir()
+    shutil.rmtree(staged.parent)
     _sync_one(root)
     return Checkpoint(final, step)
 
@@ -64,7 +66,7 @@ def publish(root: Path, step: int, origin: Origin) -> Checkpoint:
 def _write_marker(folder: Path, step: int, origin: Origin) -> None:
     files = {name: [size, _digest(folder / name)] for name, size in _sizes(folder).items()}
     marker = {"step": step, **asdict(origin), "files": files}
-    (folder / MARKER).write_text(json.dumps(marker, indent=1, sort_keys=True), encoding="utf-8")
+    (folder / MARKER).write_text(make_json(marker, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -150,8 +152,11 @@ def _check_origin(found: Checkpoint, origin: Origin) -> None:
 
 
 def clean_staging(root: Path) -> None:
-    """Remove what a killed save left behind."""
+    """Remove what a killed save left behind, but for a checkpoint that it had just taken out of its place."""
     for path in root.glob(f"{STAGING}checkpoint-*"):
+        final = root / path.name.removeprefix(STAGING)
+        if (path / REPLACED).is_dir() and not final.exists():
+            (path / REPLACED).rename(final)
         shutil.rmtree(path)
 
 

@@ -135,6 +135,7 @@ class TrainConfig:
     data_digest: str = _in("job", "", "digest of all channels together")
     source_digest: str = _in("job", "", "digest of the bundle")
     start_digest: str = _in("job", "", "digests of the channels that training starts from: model, adapter")
+    adapter_source: str = _in("job", "", "where the adapter to continue from lay, for the manifest")
     git_revision: str = _in("job", "", "revision of the checkout that submitted")
 
     def __post_init__(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import sqrt
 from statistics import fmean
 from typing import NamedTuple
 
@@ -13,6 +15,15 @@ LEAST_EVALUATIONS = 3
 FLAT_SHARE = 0.01
 RISE_SHARE = 0.15
 EVAL_RISE_SHARE = 0.02
+# A rise counts when it is this many times what the noise of the lines explains; lows are means of RUN lines.
+NOISE_TIMES = 5
+RUN = 3
+# An explosion ends the job, so it must be beyond doubt: twice the best and two nats more, for so many lines and steps.
+EXPLODED_SHARE = 1.0
+EXPLODED_RISE = 2.0
+EXPLODED_NOISE_TIMES = 6
+EXPLODED_LINES = 6
+EXPLODED_STEPS = 20
 
 
 class Note(NamedTuple):
@@ -31,15 +42,67 @@ def find_notes(history: Sequence[Mapping[str, float]]) -> list[Note]:
 def _diverging(train: list[tuple[int, float]]) -> Note | None:
     if len(train) < LEAST_LINES:
         return None
-    fifths = _window_means([loss for _, loss in train], 5)
-    lowest = min(fifths[:-1])
-    if fifths[-1] <= lowest + RISE_SHARE * abs(lowest):
+    last = len(train) // 5
+    now = fmean(loss for _, loss in train[-last:])
+    lows = _find_lows(train[:-last], _noise(train), last)
+    risen = [low for low in lows if low.is_below(now, RISE_SHARE, NOISE_TIMES)]
+    if not risen:
         return None
     return Note(
         "diverging",
-        f"The loss diverges: {fifths[-1]:.4g} over the last fifth of the lines, {lowest:.4g} at its best. Lower "
+        f"The loss diverges: {now:.4g} over the last fifth of the lines, {min(risen).value:.4g} at its best. Lower "
         "learning_rate, add warmup_steps, or lower max_grad_norm.",
     )
+
+
+def find_explosion(history: Sequence[Mapping[str, float]]) -> str:
+    """Why training on is of no use, or "": the loss is far above all that it was, its start too, and stays there."""
+    train = [(int(line["step"]), line["loss"]) for line in history if "loss" in line]
+    tail = train[-EXPLODED_LINES:]
+    while 0 < len(tail) < len(train) and tail[-1][0] - tail[0][0] < EXPLODED_STEPS:
+        tail = train[-len(tail) - 1 :]
+    before = train[: -len(tail)]
+    if len(tail) < EXPLODED_LINES or not before or tail[-1][0] - tail[0][0] < EXPLODED_STEPS:
+        return ""
+    level, start = min(loss for _, loss in tail), before[0][1]
+    exploded = [
+        low
+        for low in _find_lows(before, _noise(train), len(tail))
+        if low.is_below(level, EXPLODED_SHARE, EXPLODED_NOISE_TIMES) and level - low.value > EXPLODED_RISE
+    ]
+    if not exploded or level <= start:
+        return ""
+    return (
+        f"The loss exploded: it was {min(exploded).value:.4g} at its best, and has not been below {level:.4g} since "
+        f"step {tail[0][0]}, so training on is of no use. Lower learning_rate or max_grad_norm, or add warmup_steps, "
+        "and submit with --fresh."
+    )
+
+
+class _Low(NamedTuple):
+    """How low the loss has been, and how far chance alone moves it from what the lines are now."""
+
+    value: float
+    noise: float
+
+    def is_below(self, level: float, share: float, noise_times: float) -> bool:
+        return level - self.value > max(share * abs(self.value), noise_times * self.noise)
+
+
+def _find_lows(train: list[tuple[int, float]], noise: float, last: int) -> list[_Low]:
+    """The first line, and the lowest mean of a few: the first holds one step, the others all since the line before."""
+    (step, first), *others = train
+    steps = max(others[0][0] - step, 1) if others else 1
+    losses = [loss for _, loss in train]
+    means = [fmean(losses[start : start + RUN]) for start in range(len(losses) - RUN + 1)]
+    lows = [_Low(first, noise * sqrt(steps + 1 / last))]
+    return [*lows, _Low(min(means), noise * sqrt(1 / RUN + 1 / last))] if means else lows
+
+
+def _noise(train: list[tuple[int, float]]) -> float:
+    """About a line's standard deviation, from how neighbours differ: no slope counts, and no single leap."""
+    leaps = sorted(abs(after - before) for (_, before), (_, after) in pairwise(train))
+    return fmean(leaps[: -max(len(leaps) // 10, 1)])
 
 
 def _flat(train: list[tuple[int, float]]) -> Note | None:

@@ -12,34 +12,21 @@ from typing import Any
 
 import torch  # noqa: TID253
 
+from .fast_conditions import find_reason_in_adapters
 from .groups import Adapters, Group, Weights, dropout_of, find_groups, is_adapted
 from .packing import Row
 
-FAMILIES = ("qwen2", "llama", "gemma")
 ACTIVATIONS = {"SiLU": "silu", "SiLUActivation": "silu", "PytorchGELUTanh": "gelu_tanh", "GELUTanh": "gelu_tanh",
                "GELUActivation": "gelu"}  # fmt: skip
-ROTARY = ("default", "linear", "llama3")
 # logits of so many tokens are held at a time
 LOGITS_AT_ONCE = 1024
-MAX_RANK = 128
 
 
-def find_obstacle(model: Any, config: Any) -> str:
-    """Why this model's steps cannot be computed here, or ""."""
+def find_obstacle(model: Any) -> str:
+    """Why the steps of a model of a known family cannot be computed here, or ""."""
     base = model.get_base_model()
-    family = getattr(base.config, "model_type", "unknown")
-    if family not in FAMILIES:
-        return f"the architecture {family} is not one of {', '.join(FAMILIES)}"
-    if config.lora_bias != "none":
-        return "biases are trained"
-    if getattr(base.config, "use_sliding_window", False):
-        return "the model's attention has a sliding window"
-    if getattr(base.config, "attention_dropout", 0.0):
-        return "the model has dropout in its attention"
     if type(base.model.layers[0].mlp.act_fn).__name__ not in ACTIVATIONS:
         return f"the activation {type(base.model.layers[0].mlp.act_fn).__name__} is not known"
-    if getattr(base.model.rotary_emb, "rope_type", "default") not in ROTARY:
-        return f"rotary embeddings of type {base.model.rotary_emb.rope_type} are not known"
     return _find_obstacle_in_adapters(model, base)
 
 
@@ -51,8 +38,8 @@ def _find_obstacle_in_adapters(model: Any, base: Any) -> str:
             ranks = {(module.r["default"], module.scaling["default"], dropout_of(module)) for module in adapted}
             if len(ranks) > 1:
                 return "adapters of one layer differ in rank, scale or dropout"
-            if group.rank > MAX_RANK:
-                return f"adapters have a rank of {group.rank}, above {MAX_RANK}"
+            if reason := find_reason_in_adapters(group.rank, ()):
+                return reason
             if any(getattr(module, "use_dora", {}).get("default") for module in adapted):
                 return "the adapters are DoRA's"
             ours |= {id(part["default"].weight) for module in adapted for part in (module.lora_A, module.lora_B)}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from .batches import Padding
 from .data import IGNORED, Encoded
-from .steps import split
+
+
+class AbandonedError(Exception):
+    """The job was asked to stop while it evaluated: there are no scores."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.loss) if self.loss < 700 else math.inf  # exp overflows past 709
+        return perplexity_of(self.loss)
 
     def as_metrics(self, prefix: str) -> dict[str, float]:
         return {
@@ -30,6 +33,10 @@ class Score:
             f"{prefix}_mean_token_accuracy": self.mean_token_accuracy,
             f"{prefix}_tokens": self.tokens,
         }
+
+
+def perplexity_of(loss: float) -> float:
+    return math.inf if loss > 700 else math.exp(loss)  # exp overflows past 709
 
 
 @dataclass(frozen=True)
@@ -78,18 +85,33 @@ def _predict(model: Any, batch: dict[str, Any]) -> Any:
     return logits[:, :-1][trained].float(), labels[trained], trained.nonzero()[:, 0]
 
 
-def score_rows(model: Any, rows: list[Encoded], padding: Padding, size: int, accelerator: Any) -> RowScores:
-    """Every process takes a share of the rows; all get the scores of all."""
+def score_rows(
+    model: Any,
+    rows: list[Encoded],
+    padding: Padding,
+    size: int,
+    accelerator: Any,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> RowScores:
+    """Every process takes a share of the rows; all get the scores of all.
+
+    `should_stop` is asked before every batch, of all processes equally often, since they may have to agree on it.
+    """
     import torch
 
     sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=accelerator.device)
     # by length: batches of like rows waste little on padding, and the sums do not depend on the order
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids))
     share = order[accelerator.process_index :: accelerator.num_processes]
+    # as many rounds in a process whose share is smaller
+    rounds = math.ceil(math.ceil(len(rows) / accelerator.num_processes) / size)
     with _resting(model), torch.no_grad(), accelerator.autocast():
-        for group in split(share, size):
-            batch = padding.batch([rows[number] for number in group])
-            sums[group] = _sum_rows(model, {name: tensor.to(accelerator.device) for name, tensor in batch.items()})
+        for start in range(0, rounds * size, size):
+            if should_stop():
+                raise AbandonedError
+            if group := share[start : start + size]:
+                batch = padding.batch([rows[number] for number in group])
+                sums[group] = _sum_rows(model, {name: tensor.to(accelerator.device) for name, tensor in batch.items()})
     losses, rights = accelerator.reduce(sums, reduction="sum").T.tolist()
     return RowScores(losses, rights, [row.trained for row in rows])
 

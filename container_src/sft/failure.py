@@ -8,11 +8,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 from .config import ConfigError
 from .masks import hide
 
 LIMIT = 1024
+# where a missing name means another version
+TRAINING_CODE = ("trl.", "accelerate.", "transformers.train")
 # there from the start and gone at the end: a process that is killed cannot write it then
 LAST_WORDS = (
     "The process was killed or crashed before it could say why. Most often the machine's memory (not the GPU's) ran "
@@ -29,6 +32,18 @@ def _is_out_of_memory(error: BaseException, text: str) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
+def _status(error: BaseException) -> int:
+    """What an HTTP server answered, as the clients of the Hub keep it; 0 for any other error."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
+
+
+def _is_rejected_token(error: BaseException, text: str) -> bool:
+    """Without a token 401 means a model that is private or does not exist; with one, that it is no longer valid."""
+    request = getattr(getattr(error, "response", None), "request", None)
+    sent = request is not None and "Authorization" in request.headers
+    return "invalid credentials in authorization header" in text or (_status(error) == 401 and sent)
+
+
 def _is_gated(error: BaseException, text: str) -> bool:
     return type(error).__name__ == "GatedRepoError" or "gated repo" in text or "access to model" in text
 
@@ -37,6 +52,7 @@ def _is_missing_model(error: BaseException, text: str) -> bool:
     names = ("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError")
     return (
         type(error).__name__ in names
+        or _status(error) == 404
         or "is not a valid model identifier" in text
         or "not a valid git identifier" in text
     )
@@ -51,8 +67,16 @@ def _is_damaged_model(error: BaseException, text: str) -> bool:
     return type(error).__name__ == "SafetensorError" and "deserializing header" in text
 
 
+def _is_busy_hub(error: BaseException, text: str) -> bool:
+    return _status(error) == 429
+
+
+def _is_refused_by_hub(error: BaseException, text: str) -> bool:
+    return 400 <= _status(error) < 500
+
+
 def _is_hub_trouble(error: BaseException, text: str) -> bool:
-    return type(error).__name__ in ("HfHubHTTPError", "HTTPError", "HTTPStatusError") or "server error" in text
+    return _status(error) >= 500 or "server error" in text
 
 
 def _is_no_network(error: BaseException, text: str) -> bool:
@@ -75,7 +99,15 @@ def _is_disk_full(error: BaseException, text: str) -> bool:
 
 
 def _is_version_mismatch(error: BaseException, text: str) -> bool:
-    return isinstance(error, (ImportError, AttributeError)) or "unexpected keyword argument" in text
+    if isinstance(error, AttributeError):
+        return _lacks_library_name(error)
+    return isinstance(error, ImportError) or (isinstance(error, TypeError) and "unexpected keyword argument" in text)
+
+
+def _lacks_library_name(error: AttributeError) -> bool:
+    """Whether it is a module or a trainer that lacks a name; what a model or a row lacks says nothing of versions."""
+    holder = error.obj if isinstance(error.obj, type) else type(error.obj)
+    return holder is ModuleType or any(part.__module__.startswith(TRAINING_CODE) for part in holder.__mro__)
 
 
 # the first kind that fits any of the causes wins, so the narrow ones stand first
@@ -90,8 +122,14 @@ KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
         "The disk is full. Raise the volume size, or lower save_total_limit so that fewer checkpoints are kept.",
     ),
     (
+        _is_rejected_token,
+        "The Hub rejected the token. Make a new one on the Hub's page of access tokens and store it in the secret that "
+        "secrets.hf_token names (by hand: in HF_TOKEN), or pass the model as a channel in S3.",
+    ),
+    (
         _is_missing_model,
-        "The model was not found. Check the spelling of model.id and model.revision, or use a folder.",
+        "The model was not found. Check the spelling of model.id and model.revision, or use a folder. A private model "
+        "is found with a token only (secrets.hf_token).",
     ),
     (
         _is_gated,
@@ -106,6 +144,16 @@ KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
     (
         _is_damaged_model,
         "The model's weights are damaged or were cut short. Upload them again and compare their sizes.",
+    ),
+    (
+        _is_busy_hub,
+        "The Hub takes no more requests from here for now. Try again later, give the job a token (secrets.hf_token), "
+        "which may ask more often, or pass the model as a channel in S3.",
+    ),
+    (
+        _is_refused_by_hub,
+        "The Hub refused to give the model out. Give the job a token that may read it (secrets.hf_token), or pass the "
+        "model as a channel in S3.",
     ),
     (
         _is_hub_trouble,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import gc
 from collections.abc import Iterator
 from typing import Any
@@ -20,9 +21,10 @@ from .batches import Padding
 from .data import Encoded
 from .decoder import Decoder, find_obstacle
 from .evaluate import sum_tokens
+from .fast_conditions import find_reason
 from .log import say, warn
-from .memory_plan import OVERHEAD, Setting, Shape, choose_setting, estimate_bytes
-from .packing import TILE, Layout, choose_buckets, find_bucket, pack, split_by_tokens
+from .memory_plan import OVERHEAD, ROOM, TILE, Setting, Shape, choose_setting, estimate_bytes, whole_tiles
+from .packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 BUCKETS = 8
 # a bucket's graph takes as long to capture as its shorter padding saves in about so many steps
@@ -31,8 +33,6 @@ STEPS_PER_BUCKET = 8
 STEP_DOWN = 0.85
 # bfloat16 rounds to three digits; a wrong formula is off by far more
 AGREEMENT = 0.02
-# of the memory that is free at the first step; evaluations and the allocator's gaps want some too
-ROOM = 0.94
 # few, since the plain path's logits are large
 CHECKED_TOKENS = 128
 
@@ -58,21 +58,16 @@ def shape_of(model: Any) -> Shape:
 
 def find_reason_against(model: Any, config: Any, dtype: Any, processes: int) -> str:
     """Why a job's steps must take the plain path, or ""."""
-    if config.fast_step == "off":
-        return "the recipe says fast_step = off"
-    if processes > 1:
-        return "several processes share a step"
-    if config.fast_step == "on" and not torch.cuda.is_available():
-        return find_obstacle(model, config)
-    if not torch.cuda.is_available():
-        return "there is no GPU"
-    if dtype != torch.bfloat16:
-        return f"the arithmetic is {str(dtype).removeprefix('torch.')}"
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "triton is not installed"
-    return find_obstacle(model, config)
+    has_gpu = torch.cuda.is_available()
+    ask = functools.partial(getattr, model.get_base_model().config)
+    if reason := find_reason(config, ask, str(dtype).removeprefix("torch."), processes, has_gpu):
+        return reason
+    if has_gpu:
+        try:
+            import triton  # noqa: F401
+        except ImportError:
+            return "triton is not installed"
+    return find_obstacle(model)
 
 
 class FastStep:
@@ -85,7 +80,7 @@ class FastStep:
         self._dtype = dtype
         self._cuda = torch.cuda.is_available()
         self._graphless = False
-        self._longest = -(-max(len(row.input_ids) for rows in steps for row in rows) // TILE) * TILE
+        self._longest = whole_tiles(max(len(row.input_ids) for rows in steps for row in rows))
         self._step_tokens = max(sum(len(row.input_ids) for row in rows) for rows in steps)
         self.setting: Any = None
         self._decoder: Decoder | None = None
@@ -95,9 +90,8 @@ class FastStep:
     def _choose(self, room: int | None) -> Setting:
         if not self._cuda:
             return Setting(self._step_tokens, resident=True, checkpointing=False, graph=False)
-        tokens = -(-self._step_tokens // TILE) * TILE + TILE
         setting = choose_setting(
-            shape_of(self._model), tokens, self._longest, int(ROOM * _free()) if room is None else room
+            shape_of(self._model), self._step_tokens, self._longest, int(ROOM * _free()) if room is None else room
         )
         if setting is None:
             raise NoFastStep("no way to pack a step fits the memory that is left")
@@ -199,7 +193,7 @@ class FastStep:
         decoder = self._decoder
         assert decoder is not None
         tokens = sum(len(row.input_ids) for row in rows)
-        layout = Layout(-(-tokens // TILE) * TILE, len(rows) + TILE) if self._cuda else Layout(tokens, len(rows))
+        layout = Layout(whole_tiles(tokens), len(rows) + TILE) if self._cuda else Layout(tokens, len(rows))
         numbers = torch.tensor(pack(rows, layout, self._longest, 1, 0)).to(decoder.device)
         ours = decoder.run(layout.split(numbers), with_gradients=False)[0].item()
         batch = {name: tensor.to(decoder.device) for name, tensor in Padding(0, 0).batch(rows).items()}

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from .artifact import save_artifact, write_results
+from .artifact import save_artifact, write_json, write_results
 from .batches import Padding
 from .challenge import Evaluated, challenge, end_unchanged, reuse_stand_in
 from .champion import read_champion
 from .checkpoint import clean_staging, find_newest
 from .comparison import compare
 from .config import TrainConfig
+from .costs import Costs
 from .curves import find_notes
 from .data import Encoded, Row, encode, load_rows
 from .environment import import_libraries, prepare_environment, process_count
+from .evaluate import AbandonedError
+from .failure import JobError
 from .log import is_first_process, say, warn
-from .manifest import describe_end, device_name, make_manifest, make_origin, peak_memory_gib
+from .manifest import describe_end, describe_start, device_name, make_manifest, make_origin, peak_memory_gib
 from .model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
-from .paths import resolve_paths
+from .paths import Paths, resolve_paths
 from .publication import check_publication
 from .stand_in import make_stand_in
 from .steps import make_schedule
@@ -33,7 +35,7 @@ UNPAGED = {"paged_adamw_32bit": "32-bit AdamW", "paged_adamw_8bit": "8-bit AdamW
 
 
 def run_job(config: TrainConfig, stopping: Stopping) -> None:
-    started = time.monotonic()
+    costs = Costs(peak_memory_gib)
     stopping.watch_clock(config.max_runtime_s)
 
     # where everything is, and the rows: whatever is wrong with them is said before anything heavy
@@ -44,6 +46,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     test_rows = load_rows(paths.test) if paths.test else []
     publication = check_publication(paths)
     champion = read_champion(paths.champion)
+    check_eval_rows(config, len(eval_rows))
     origin = make_origin(config, train_rows, publication.get("data_digest", ""))
     say(f"Rows: {len(train_rows)} train, {len(eval_rows)} eval, {len(test_rows)} test.")
     if end_unchanged(champion, origin, config, paths, publication):
@@ -56,7 +59,8 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     resume = find_newest(paths.checkpoints, origin)
 
     # libraries
-    imports_s = import_libraries()
+    with costs.phase("importing"):
+        import_libraries()
     import transformers
 
     from .trainer import make_trainer
@@ -89,8 +93,9 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     schedule = make_schedule(config, len(train), process_count(os.environ))
     dtype = choose_dtype(config)
     trainer = make_trainer(
-        model, tokenizer, padding, train, evaluation, config, schedule, paths, origin, stopping, dtype
-    )
+        model, tokenizer, padding, train, evaluation, config, schedule, paths, origin, stopping, dtype, costs,
+        resume.path if resume else None,
+    )  # fmt: skip
     _say_optimizer(config, trainer.optimizer_name)
     say(
         f"Training: {schedule.total} steps, {schedule.per_epoch} an epoch, "
@@ -98,19 +103,21 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     )
     if resume is not None:
         say(f"Resuming after step {resume.step} from {resume.path.name}.")
-        trainer.best.load(resume.path)
-    begun = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
-    trained_s = time.monotonic() - begun
+        trainer.take_up(resume.path)
+    costs.note("to_first_step")
+    with costs.phase("training"):
+        trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
 
     # the artifact, before the evaluation: whatever happens then, the adapter is safe
     done = trainer.state.global_step
     kept = trainer.restore_best()
     history = trainer.state.log_history
-    early = trainer.after_step.early_stop
+    end = (done, kept, schedule.total, trainer.after_step.early_stop)
     manifest = make_manifest(config, origin, base, model, schedule)
-    manifest |= describe_end(done, kept, schedule.total, early, stopping.reason)
+    manifest |= describe_end(*end, stopping.reason, evaluated=not trainer.after_step.owes_evaluation(trainer.state))
     manifest |= {
+        "job": os.environ.get("TRAINING_JOB_NAME", ""),
+        "continued_from": describe_start(config, paths.adapter),
         "publication": publication.get("id", ""),
         "arithmetic": str(dtype).removeprefix("torch."),
         "optimizer": trainer.optimizer_name,
@@ -122,37 +129,54 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
         **_last_losses(history),
         "tokens": trainer.meter.tokens,
         "trained_tokens": trainer.meter.trained_tokens,
-        "seconds_importing": round(imports_s, 2),
-        "seconds_to_first_step": round(begun - started, 2),
-        "seconds_training": round(trained_s, 2),
+        **costs.sums(),
     }
     if is_first_process():
         save_artifact(paths.output, model, tokenizer, Path(stand_in.name) if stand_in else None, config.adapter_folder)
         write_results(paths.output, metrics, manifest)
-        # beside the checkpoints, where the launcher reads it: SageMaker calls a job that stopped by itself Completed
-        (paths.checkpoints / "outcome.json").write_text(json.dumps({"outcome": manifest["outcome"], "steps": done}))
+        _write_outcome(paths, manifest)
 
     # base against tuned, on rows that no step has seen
-    evaluated = time.monotonic()
     channel, rows = ("test", test) if test else ("eval", evaluation)
     final = Evaluated({}, channel, rows)
     if manifest["outcome"] == "completed":
-        final = compare_with_base(trainer, channel, rows, kept, config)
+        try:
+            with costs.phase("evaluating"):
+                final = compare_with_base(trainer, channel, rows, kept, config)
+        except AbandonedError:
+            manifest |= describe_end(*end, stopping.reason, evaluated=False)
+            say(f"The final evaluation is given up: {trainer.after_step.reason}. The adapter is in its place.")
     elif test or evaluation:
         say("No final evaluation: a job that was asked to stop has no time for it.")
-    metrics |= {
-        **_final_numbers(final.comparison),
-        "peak_memory_gib": round(peak_memory_gib(), 3),
-        "seconds_evaluating": round(time.monotonic() - evaluated, 2),
-        "seconds": round(time.monotonic() - started, 2),
-    }
+    problem = find_broken_result(final.comparison)
+    if problem:
+        manifest |= {"outcome": "failed", "reason": problem}
+    metrics |= {**_final_numbers(final.comparison, kept), **costs.sums()}
     if is_first_process():
         write_results(paths.output, metrics, manifest, final.comparison)
+        _write_outcome(paths, manifest)
         _say_outcome(manifest, metrics, paths.output)
     if champion is not None:
         challenge(trainer, champion, final, config, paths, manifest, os.environ)
     if stand_in is not None:
         stand_in.cleanup()
+    if problem:
+        raise JobError(problem)
+
+
+def check_eval_rows(config: TrainConfig, rows: int) -> None:
+    """Settings that go by the eval loss would do nothing without rows to take it from."""
+    if not rows and (config.load_best_model_at_end or config.early_stopping_patience):
+        raise JobError(
+            "load_best_model_at_end and early_stopping_patience go by the eval loss, and there are no eval rows. Give "
+            "the job an eval channel or eval_data_path, or leave both settings out."
+        )
+
+
+def _write_outcome(paths: Paths, manifest: dict[str, Any]) -> None:
+    """Beside the checkpoints, where the launcher reads it: SageMaker calls a job that stopped by itself Completed."""
+    found = {"outcome": manifest["outcome"], "steps": manifest["steps_done"]}
+    write_json(paths.checkpoints / "outcome.json", found)
 
 
 def encode_rows(channel: str, rows: list[Row], tokenizer: Any, config: TrainConfig) -> list[Encoded]:
@@ -175,7 +199,10 @@ def encode_rows(channel: str, rows: list[Row], tokenizer: Any, config: TrainConf
 
 
 def compare_with_base(trainer: Any, channel: str, rows: list[Encoded], kept: int, config: TrainConfig) -> Evaluated:
-    """Loss, perplexity and accuracy with the adapter on and off, and what may be said about the difference."""
+    """Loss, perplexity and accuracy with the adapter on and off, and what may be said about the difference.
+
+    Raises AbandonedError when the job is asked to stop meanwhile, or its time limit leaves no room.
+    """
     if not rows:
         return Evaluated({}, channel, rows)
     if config.lora_bias != "none":
@@ -183,21 +210,37 @@ def compare_with_base(trainer: Any, channel: str, rows: list[Encoded], kept: int
         return Evaluated({}, channel, rows)
     model = trainer.accelerator.unwrap_model(trainer.model)
     step, latest = trainer.latest
-    tuned = latest if channel == "eval" and step == kept and latest is not None else trainer.score(rows)
+    known = channel == "eval" and step == kept and latest is not None
+    say(f"Final evaluation: base against tuned, {len(rows)} rows of {channel}.")
+    if not trainer.has_time_to_score(rows if known else [*rows, *rows]):
+        raise AbandonedError
+    tuned = latest if known else trainer.score(rows)
     with model.disable_adapter():
         base = trainer.score(rows)
-    comparison = compare(base, tuned, channel, config.seed)
+    chosen_by_rows = channel == "eval" and config.load_best_model_at_end
+    comparison = compare(base, tuned, channel, config.seed, chosen_by_rows=chosen_by_rows)
     say(f"Evaluation: {comparison['sentence']}")
     return Evaluated(comparison, channel, rows, base, tuned)
 
 
-def _final_numbers(comparison: dict[str, Any]) -> dict[str, Any]:
+def find_broken_result(comparison: dict[str, Any]) -> str:
+    """Why the tuned model is of no use to anybody, and what to do, or ""."""
+    if not comparison or math.isfinite(comparison["tuned"]["loss"]["value"]):
+        return ""
+    return (
+        f"The tuned model is of no use. {comparison['sentence']} Lower learning_rate or max_grad_norm, add "
+        "warmup_steps, or use bfloat16 instead of float16, and submit with --fresh."
+    )
+
+
+def _final_numbers(comparison: dict[str, Any], kept: int) -> dict[str, Any]:
     """The tuned model's numbers by the names of the metric lines, and beside them the base's."""
     if not comparison:
         return {}
     tuned, base = comparison["tuned"], comparison["base"]
     return {
         "evaluated_on": comparison["evaluated_on"],
+        "eval_step": kept,
         "eval_loss": tuned["loss"]["value"],
         "eval_perplexity": tuned["perplexity"]["value"],
         "eval_mean_token_accuracy": tuned["token_accuracy"]["value"],
@@ -211,9 +254,11 @@ def _final_numbers(comparison: dict[str, Any]) -> dict[str, Any]:
 
 def _last_losses(history: list[dict[str, float]]) -> dict[str, float]:
     losses = [line["loss"] for line in history if "loss" in line]
-    evaluations = [line["eval_loss"] for line in history if "eval_loss" in line]
+    evaluations = [line for line in history if "eval_loss" in line]
     found = {"first_loss": losses[0], "loss": losses[-1]} if losses else {}
-    return {**found, "eval_loss": evaluations[-1]} if evaluations else found
+    if not evaluations:
+        return found
+    return {**found, "eval_loss": evaluations[-1]["eval_loss"], "eval_step": evaluations[-1]["step"]}
 
 
 def _say_optimizer(config: TrainConfig, chosen: str) -> None:

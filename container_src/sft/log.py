@@ -7,12 +7,13 @@ alone is `done/total`. The launcher and SageMaker's metric definitions match `na
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from .strict_json import make_json
 
 MARK = "[metrics]"
 
@@ -63,6 +64,4 @@ class MetricsFile:
 
 
 def _json_line(values: Mapping[str, float]) -> str:
-    # NaN is not JSON: readers other than Python would refuse the line
-    finite = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-    return json.dumps(finite) + "\n"
+    return make_json(values) + "\n"

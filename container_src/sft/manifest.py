@@ -8,14 +8,16 @@ import json
 import platform
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 from .checkpoint import Origin
 from .config import NOT_SHAPING, TrainConfig, section_of
 from .data import Row
 from .environment import library_versions
-from .model import Base, describe_quantisation
+from .model import Base, describe_quantisation, folder_with_adapter
 from .steps import Schedule
+from .stop import ANOTHER
 
 
 def make_origin(config: TrainConfig, rows: list[Row], published: str = "") -> Origin:
@@ -34,6 +36,20 @@ def make_origin(config: TrainConfig, rows: list[Row], published: str = "") -> Or
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def describe_start(config: TrainConfig, adapter: Path | None) -> dict[str, str]:
+    """The adapter that the training went on from: where it lay, whose it was, and its digest; empty for a new one."""
+    if adapter is None:
+        return {}
+    folder = folder_with_adapter(adapter)
+    left = folder / "manifest.json"
+    weights = sorted(folder.glob("adapter_model.*"))
+    return {
+        "source": config.adapter_source or str(adapter),
+        "job": str(json.loads(left.read_text(encoding="utf-8")).get("job", "")) if left.is_file() else "",
+        "sha256": hashlib.sha256(weights[0].read_bytes()).hexdigest(),
+    }
 
 
 def make_manifest(
@@ -69,10 +85,20 @@ def make_manifest(
     }
 
 
-def describe_end(done: int, kept: int, total: int, early_stop: str, reason: str) -> dict[str, Any]:
-    """How the job ended: early stopping is the recipe's own end, anything else before the last step is a stop."""
-    completed = done >= total or bool(early_stop)
-    why = "" if done >= total else early_stop or reason or "another process of the job was asked to stop"
+def describe_end(
+    done: int, kept: int, total: int, early_stop: str, reason: str, evaluated: bool = True
+) -> dict[str, Any]:
+    """How the job ended: early stopping is the recipe's own end, anything else before the last step is a stop.
+
+    So is a stop that left an evaluation undone: submitted again, the job makes it, and trains no step.
+    """
+    trained = done >= total or bool(early_stop)
+    completed = trained and evaluated
+    why = reason or ANOTHER
+    if completed:
+        why = "" if done >= total else early_stop
+    elif trained:
+        why += "; the training itself was done, an evaluation was not"
     return {"outcome": "completed" if completed else "stopped", "reason": why, "steps_done": done, "kept_step": kept}
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+# a GPU's matrix units work on tiles of this many tokens; shorter buckets would save nothing
+TILE = 64
 # logits of so many tokens are held at a time
 LOGITS_AT_ONCE = 1024
 # kernels, matrix libraries' workspaces, graphs, and what the allocator cannot use
 OVERHEAD = 512 * 2**20
+# of the memory that is free at the first step; evaluations and the allocator's gaps want some too
+ROOM = 0.94
 # below this many tokens the matrix units starve
 EFFICIENT_TOKENS = 1024
 
@@ -77,12 +81,12 @@ def estimate_bytes(setting: Setting, shape: Shape) -> int:
     weights = 2 * shape.layer_weights * (shape.layers if setting.resident else 1)
     if not setting.resident:
         weights += 2 * shape.hidden * shape.intermediate  # the part being unpacked
-    saved = _saved_bytes(shape, tokens)
+    saved = saved_bytes(shape, tokens)
     kept = shape.layers * 2 * shape.hidden * tokens + saved if setting.checkpointing else shape.layers * saved
     return int(1.03 * (adapters + weights + kept + _transient_bytes(shape, tokens))) + OVERHEAD
 
 
-def _saved_bytes(shape: Shape, tokens: int) -> int:
+def saved_bytes(shape: Shape, tokens: int) -> int:
     """What one layer's backward pass needs."""
     halves = 4 * shape.hidden + shape.qkv + shape.queries + 2 * shape.intermediate + 7 * shape.rank
     return tokens * (2 * halves + 4 * shape.heads + 8)
@@ -99,7 +103,8 @@ def _transient_bytes(shape: Shape, tokens: int) -> int:
 
 def iter_settings(shape: Shape, step_tokens: int, row_tokens: int) -> Iterator[Setting]:
     """Every way to run a step of so many tokens, with rows of so many, the fastest first."""
-    limits = [max(step_tokens, row_tokens)]
+    row_tokens = whole_tiles(row_tokens)
+    limits = [max(whole_tiles(step_tokens) + TILE, row_tokens)]
     while limits[-1] > row_tokens:
         limits.append(max(row_tokens, limits[-1] // 2))
     settings = [
@@ -109,6 +114,10 @@ def iter_settings(shape: Shape, step_tokens: int, row_tokens: int) -> Iterator[S
         for checkpointing in (False, True)
     ]
     yield from sorted(settings, key=lambda setting: _relative_time(setting))
+
+
+def whole_tiles(tokens: int) -> int:
+    return -(-tokens // TILE) * TILE
 
 
 def _relative_time(setting: Setting) -> float:

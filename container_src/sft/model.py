@@ -12,6 +12,7 @@ from typing import Any
 
 from .config import TrainConfig
 from .failure import JobError
+from .fast_conditions import choose_arithmetic
 from .log import say, warn
 from .paths import Paths
 
@@ -87,9 +88,8 @@ def choose_dtype(config: TrainConfig) -> Any:
     if not torch.cuda.is_available():
         return torch.float32  # half precision is emulated on most CPUs, and float16 lacks operations
     # is_bf16_supported() counts emulation: a T4 would say yes and run many times slower
-    half = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
-    asked = {"auto": half, "bfloat16": half, "float16": torch.float16, "float32": torch.float32}
-    return asked[config.compute_dtype]
+    chosen = choose_arithmetic(config.compute_dtype, torch.cuda.get_device_capability()[0] >= 8)
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}[chosen]
 
 
 def say_dtype(config: TrainConfig, dtype: Any) -> None:
@@ -207,7 +207,7 @@ def attach_adapters(model: Any, base: Base, config: TrainConfig, paths: Paths) -
     if paths.adapter is not None:
         say(f"Continuing from the adapter in {paths.adapter}; its own rank, alpha and modules hold.")
         with _refusals(base):
-            adapted = PeftModel.from_pretrained(model, _folder_with_adapter(paths.adapter), is_trainable=True)
+            adapted = PeftModel.from_pretrained(model, str(folder_with_adapter(paths.adapter)), is_trainable=True)
     else:
         check_targets(model, config)
         adapted = get_peft_model(model, _lora(config))
@@ -229,13 +229,13 @@ def _lora(config: TrainConfig) -> Any:
     )
 
 
-def _folder_with_adapter(folder: Path) -> str:
+def folder_with_adapter(folder: Path) -> Path:
     found = sorted(folder.rglob("adapter_config.json"), key=lambda path: len(path.parts))
     if not found:
         raise ModelError(
             f"The adapter channel {folder} holds no adapter_config.json. Give it an extracted model.tar.gz."
         )
-    return str(found[0].parent)
+    return found[0].parent
 
 
 def check_targets(model: Any, config: TrainConfig) -> None:

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .data import IGNORED, Encoded
-
-# a GPU's matrix units work on tiles of this many tokens; shorter buckets would save nothing
-TILE = 64
+from .memory_plan import TILE
 
 
 @dataclass(frozen=True)

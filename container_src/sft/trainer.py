@@ -9,191 +9,56 @@ epoch's last, shorter accumulation after a resume in that epoch); and a faster w
 from __future__ import annotations
 
 import contextlib
-import math
+import functools
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch  # noqa: TID253
 import transformers  # noqa: TID253
 import trl  # noqa: TID253
+from transformers.integrations import TensorBoardCallback  # noqa: TID253
 
+from .after_step import AfterStep
 from .arguments import choose_optimizer, make_arguments
 from .batches import Padding, StepDataset
 from .best import Best
 from .checkpoint import Origin, prune, publish, staging_folder
 from .config import TrainConfig
-from .curves import evaluations_without_gain, find_notes
+from .costs import Costs, read_sums, write_sums
 from .data import Encoded
 from .environment import process_count
-from .evaluate import RowScores, score_rows
+from .evaluate import AbandonedError, RowScores, score_rows
 from .failure import JobError
 from .fast_step import FastStep, find_reason_against
-from .log import MetricsFile, metric_line, say
+from .log import MetricsFile, is_first_process, say
+from .manifest import peak_memory_gib
+from .meter import Meter
+from .metric_lines import MetricLines
 from .paths import Paths
 from .step_runner import StepRunner
 from .steps import Schedule, make_steps
 from .stop import Stopping
 
-# a save at least this often, so that a lost machine never costs more
-SAVE_AT_LEAST_EVERY_S = 600.0
 
-METRIC_ORDER = (
-    "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy", "tokens_per_second", "samples_per_second",
-    "steps_per_second", "eta_s", "eval_loss", "eval_perplexity", "eval_mean_token_accuracy", "eval_tokens",
-)  # fmt: skip
+class NothingToTrain(Exception):  # noqa: N818 - no error
+    """Before the first step of a resumed job: it had ended early, or was asked to stop already."""
 
 
-class Meter:
-    """What happened since the last metric line, kept on the device so that no step waits for the host."""
+class TakeUp(transformers.TrainerCallback):
+    """What a resumed job still owes before its first step."""
 
-    def __init__(self, schedule: Schedule) -> None:
-        self._schedule = schedule
-        self.tokens = 0
-        self.trained_tokens = 0
-        self._reset()
-
-    def _reset(self) -> None:
-        self._since = time.monotonic()
-        self._idle_s = 0.0
-        self._losses: list[Any] = []
-        self._rights: list[Any] = []
-        self._steps = self._rows = self._tokens = self._trained = 0
-
-    def add(self, step: dict[str, Any], loss: Any, right: Any) -> None:
-        self._losses.append(loss)
-        self._rights.append(right)
-        self._steps += 1
-        self._rows += step["rows"]
-        self._tokens += step["tokens"]
-        self._trained += step["trained"]
-        self.tokens += step["tokens"]
-        self.trained_tokens += step["trained"]
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Evaluating and saving do not count as slow steps."""
-        started = time.monotonic()
-        yield
-        self._idle_s += time.monotonic() - started
-
-    def take(self, done: int, accelerator: Any) -> dict[str, float]:
-        """The numbers of one metric line, over the steps since the last one and over all processes."""
-        sums = accelerator.reduce(
-            torch.stack([sum(self._losses), sum(self._rights)]).double(), reduction="sum"
-        ).tolist()
-        seconds = max(time.monotonic() - self._since - self._idle_s, 1e-9)
-        speed = self._steps / seconds
-        values = {
-            "loss": sums[0] / self._steps,
-            "mean_token_accuracy": sums[1] / self._trained,
-            "tokens_per_second": self._tokens / seconds,
-            "samples_per_second": self._rows / seconds,
-            "steps_per_second": speed,
-            "eta_s": round((self._schedule.total - done) / speed),
-        }
-        self._reset()
-        return values
-
-
-class AfterStep(transformers.TrainerCallback):
-    """Decides after every step whether to log, evaluate, save or stop."""
-
-    def __init__(
-        self, schedule: Schedule, stopping: Stopping, accelerator: Any, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._schedule = schedule
-        self._stopping = stopping
-        self._accelerator = accelerator
-        self._clock = clock
-        self._saved = self._began = clock()
-        self._longest_step_s = 0.0
-        self._evaluates = True
-        self.early_stop = ""
-
-    def without_evaluation(self) -> AfterStep:
-        self._evaluates = False
-        return self
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began = self._clock()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step, now = state.global_step, self._clock()
-        self._longest_step_s = max(self._longest_step_s, now - self._began)
-        stops = bool(self._stopping.check(2 * self._longest_step_s))
-        overdue = now - self._saved + self._longest_step_s > SAVE_AT_LEAST_EVERY_S
-        stops, overdue = self._agree(stops, overdue)
-        control.should_log = self._schedule.logs_after(step) or stops
-        control.should_evaluate = self._evaluates and self._schedule.evaluates_after(step)
-        control.should_save = self._schedule.saves_after(step) or stops or overdue
-        control.should_training_stop = control.should_training_stop or stops or step >= self._schedule.total
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Early stopping, from the history that a resumed job has too."""
-        patience, threshold = (
-            self._schedule.config.early_stopping_patience,
-            self._schedule.config.early_stopping_threshold,
-        )
-        losses = [line["eval_loss"] for line in state.log_history if "eval_loss" in line]
-        if patience and evaluations_without_gain(losses, threshold) >= patience:
-            self.early_stop = f"early stopping: the eval loss has not fallen for {patience} evaluations"
-            control.should_save = control.should_training_stop = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._saved = self._clock()
-
-    def _agree(self, *flags: bool) -> tuple[bool, ...]:
-        """What any process wants, all do: SIGTERM reaches one of them, and saving needs them all."""
-        if self._accelerator.num_processes == 1:
-            return flags
-        votes = torch.tensor([int(flag) for flag in flags], device=self._accelerator.device)
-        return tuple(vote > 0 for vote in self._accelerator.reduce(votes, reduction="sum").tolist())
-
-
-class MetricLines(transformers.TrainerCallback):
-    """Prints and keeps what the trainer logs; ends the job when the loss is no longer a number."""
-
-    def __init__(self, schedule: Schedule, file: MetricsFile) -> None:
-        self._schedule = schedule
-        self._file = file
-        self._noted: set[str] = set()
+    def __init__(self, trainer: StepTrainer) -> None:
+        self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._file.start(_select(line) for line in state.log_history if _is_metric(line))
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if not logs or not _is_metric(logs):
-            return
-        values = _select({**logs, "step": state.global_step})
-        self._file.append(values)
-        del values["step"]
-        say(metric_line(state.global_step, self._schedule.total, values))
-        _check_finite(values, state.global_step)
-        for note in find_notes(state.log_history):
-            if note.kind not in self._noted:
-                self._noted.add(note.kind)
-                say(f"[health] {note.text}")
-
-
-def _is_metric(logs: dict[str, float]) -> bool:
-    return "loss" in logs or "eval_loss" in logs
-
-
-def _select(logs: dict[str, float]) -> dict[str, float]:
-    return {name: logs[name] for name in ("step", *METRIC_ORDER) if name in logs}
-
-
-def _check_finite(values: dict[str, float], step: int) -> None:
-    for name in ("loss", "eval_loss"):
-        if not math.isfinite(values.get(name, 0.0)):
-            raise JobError(
-                f"The {name} became {values[name]} at step {step}, so training on is of no use. Lower learning_rate or "
-                "max_grad_norm, add warmup_steps, or use bfloat16 instead of float16, and submit with --fresh."
-            )
+        if not control.should_training_stop and self._trainer.after_step.owes_evaluation(state):
+            say(f"The evaluation of step {state.global_step} is made now: its checkpoint was saved without it.")
+            self._trainer.evaluate()
+        if control.should_training_stop:
+            raise NothingToTrain
 
 
 def _check_weights(model: Any, step: int) -> None:
@@ -216,12 +81,14 @@ class StepTrainer(trl.SFTTrainer):
         padding: Padding,
         checkpoints: Any,
         origin: Origin,
+        costs: Costs,
         **kwargs: Any,
     ) -> None:
         self._config = config
         self._padding = padding
         self._checkpoints = checkpoints
         self._origin = origin
+        self._costs = costs
         self._schedule = schedule
         self.meter = Meter(schedule)
         self._rate = 0.0
@@ -230,6 +97,23 @@ class StepTrainer(trl.SFTTrainer):
         self.latest: tuple[int, RowScores | None] = (-1, None)
         with _prepared_already(kwargs["model"]):
             super().__init__(**kwargs)
+
+    def take_up(self, checkpoint: Path) -> None:
+        """What Trainer does not read from a checkpoint itself."""
+        self.best.load(checkpoint)
+        if sums := read_sums(checkpoint):
+            self.meter.load(sums["meter"], self.accelerator)
+            self.after_step.load(sums["after_step"])
+            self._costs.load(sums["costs"])
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        read_states_on_cpu()
+        try:
+            return super().train(*args, **kwargs)
+        except NothingToTrain:
+            self.is_in_train = False
+            self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
+            return None
 
     def get_train_dataloader(self) -> Any:
         """Our dataset is ordered, shared out and batched already; and a loader must not draw from the dropout's RNG."""
@@ -255,8 +139,15 @@ class StepTrainer(trl.SFTTrainer):
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        with self.meter.paused():
-            found = self.score(rows)
+        if self.after_step.saves_first:
+            self._save_now()
+        try:
+            with self.meter.paused(), self.after_step.timed_evaluation():
+                found = self.score(rows)
+        except AbandonedError:
+            say(f"The evaluation of step {self.state.global_step} is given up: {self.after_step.reason}.")
+            self.after_step.give_up_evaluation(self.state, self.control)
+            return {}
         metrics = found.total.as_metrics(metric_key_prefix)
         self.latest = (self.state.global_step, found)
         if self._config.load_best_model_at_end:
@@ -266,13 +157,22 @@ class StepTrainer(trl.SFTTrainer):
         return metrics
 
     def score(self, rows: list[Encoded]) -> RowScores:
-        size = self._config.per_device_eval_batch_size
+        """Raises AbandonedError when the job is asked to stop meanwhile."""
         try:
-            return score_rows(self.model, rows, self._padding, size, self.accelerator)
+            return self._score(rows)
         except torch.OutOfMemoryError:
             if not self.runner.give_way():
                 raise
-        return score_rows(self.model, rows, self._padding, size, self.accelerator)
+        return self._score(rows)
+
+    def has_time_to_score(self, rows: list[Encoded]) -> bool:
+        """By the seconds of the last evaluation; also where there was none."""
+        length = sum(len(row.input_ids) for row in self.eval_dataset or [])
+        return self.after_step.has_time_for(sum(len(row.input_ids) for row in rows) / length if length else 0.0)
+
+    def _score(self, rows: list[Encoded]) -> RowScores:
+        size = self._config.per_device_eval_batch_size
+        return score_rows(self.model, rows, self._padding, size, self.accelerator, self.after_step.should_stop)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:  # Trainer rounds its own to four places
@@ -285,16 +185,32 @@ class StepTrainer(trl.SFTTrainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(staging_folder(self._checkpoints, self.state.global_step))
 
+    def _save_now(self) -> None:
+        """Before an evaluation; what the step was to save after it, it still saves."""
+        wanted = self.control.should_save
+        self._save_checkpoint(self.model_wrapped, None)
+        self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self.control.should_save = wanted
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         step = self.state.global_step
+        staged = staging_folder(self._checkpoints, step)
         _check_weights(self.accelerator.unwrap_model(self.model), step)
         with self.meter.paused():
             if self.is_world_process_zero():
-                shutil.rmtree(staging_folder(self._checkpoints, step), ignore_errors=True)
+                shutil.rmtree(staged, ignore_errors=True)
             self.accelerator.wait_for_everyone()
             super()._save_checkpoint(*args, **kwargs)
+            meter = self.meter.save(self.accelerator)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
+                sums = {
+                    "optimizer": self.optimizer_name,
+                    "meter": meter,
+                    "after_step": self.after_step.save(),
+                    "costs": self._costs.sums(),
+                }
+                write_sums(staged / f"checkpoint-{step}", sums)
                 publish(self._checkpoints, step, self._origin)
                 prune(self._checkpoints, self._config.save_total_limit)
             self.accelerator.wait_for_everyone()
@@ -317,6 +233,16 @@ class StepTrainer(trl.SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: trl writes one beside every checkpoint."""
+
+
+@functools.cache  # once in a process: torch cannot sort two of a kind
+def read_states_on_cpu() -> None:
+    """Processes that share a CPU ask for what a checkpoint holds on "cpu:0", and torch.load knows "cpu" alone."""
+
+    def restore(storage: Any, location: str) -> Any:
+        return storage if location.startswith("cpu:") else None
+
+    torch.serialization.register_package(5, lambda storage: None, restore)
 
 
 def _only_item(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -347,9 +273,12 @@ def make_trainer(
     origin: Origin,
     stopping: Stopping,
     dtype: torch.dtype,
+    costs: Costs | None = None,
+    resume: Path | None = None,
 ) -> StepTrainer:
     reason = find_reason_against(model, config, dtype, process_count(os.environ))
-    optimizer = choose_optimizer(config, fast=not reason)
+    kept = read_sums(resume).get("optimizer", "") if resume else ""
+    optimizer = choose_optimizer(config, fast=not reason, kept=kept)
     args = make_arguments(config, schedule, paths, dtype, optimizer)
     steps = make_steps(len(train), config.effective_batch_size * args.world_size, schedule.total, config.seed)
     dataset = StepDataset(
@@ -361,6 +290,7 @@ def make_trainer(
         padding=padding,
         checkpoints=paths.checkpoints,
         origin=origin,
+        costs=costs or Costs(peak_memory_gib),
         model=model,
         args=args,
         train_dataset=dataset,
@@ -374,7 +304,18 @@ def make_trainer(
     trainer.runner = StepRunner(trainer, dataset, fast, reason)
     trainer.after_step = AfterStep(schedule, stopping, trainer.accelerator)
     trainer.add_callback(trainer.after_step if evaluation else trainer.after_step.without_evaluation())
-    trainer.add_callback(MetricLines(schedule, MetricsFile(paths.output / "metrics.jsonl")))
+    board = _find_board(trainer)
+    if board is not None and is_first_process():
+        # an earlier attempt's files would double the curve, which MetricLines writes anew
+        shutil.rmtree(paths.output / "tensorboard", ignore_errors=True)
+    trainer.add_callback(MetricLines(schedule, MetricsFile(paths.output / "metrics.jsonl"), board))
+    trainer.add_callback(TakeUp(trainer))  # last: it may evaluate, which the others then hear of
     # prints every log as a dict, which our metric lines replace
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
+
+
+def _find_board(trainer: StepTrainer) -> Any:
+    """What writes TensorBoard's files, if the recipe wants them."""
+    callbacks = trainer.callback_handler.callbacks
+    return next((found for found in callbacks if isinstance(found, TensorBoardCallback)), None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from launcher.aws.errors import explained
 
 SERVICE = "sagemaker.amazonaws.com"
+Context = str | Sequence[str]  # of a simulated request; a list where the key has several values
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,9 @@ def find_principal(iam: Any, identity: Identity) -> str:
         return str(iam.get_role(RoleName=identity.role_name)["Role"]["Arn"])
 
 
-def find_denied(iam: Any, principal: str, wanted: Permission, context: dict[str, str]) -> list[str]:
+def find_denied(iam: Any, principal: str, wanted: Permission, context: Mapping[str, Context]) -> list[str]:
     """The actions that the principal may not take there, each with how it is denied."""
-    entries = [
-        {
-            "ContextKeyName": key,
-            "ContextKeyValues": [value],
-            "ContextKeyType": "numeric" if value.isdecimal() else "string",
-        }
-        for key, value in context.items()
-    ]
+    entries = [_context_entry(key, value) for key, value in context.items()]
     with explained("simulating the permissions"):
         answer = iam.simulate_principal_policy(
             PolicySourceArn=principal,
@@ -67,6 +61,13 @@ def find_denied(iam: Any, principal: str, wanted: Permission, context: dict[str,
             ContextEntries=entries,
         )
     return [_denial(result) for result in answer["EvaluationResults"] if result["EvalDecision"] != "allowed"]
+
+
+def _context_entry(key: str, value: Context) -> dict[str, Any]:
+    if not isinstance(value, str):
+        return {"ContextKeyName": key, "ContextKeyValues": list(value), "ContextKeyType": "stringList"}
+    kind = "numeric" if value.isdecimal() else "string"
+    return {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": kind}
 
 
 def _denial(result: dict[str, Any]) -> str:

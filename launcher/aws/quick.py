@@ -53,8 +53,12 @@ class Task:
 
 def run_together(calls: Sequence[Callable[[], Result]], limit_s: float, late: Callable[[int], Result]) -> list[Result]:
     """All calls at once; `late(number)` stands in for one that has not ended within the limit."""
+    return collect([Task(call) for call in calls], limit_s, late)
+
+
+def collect(tasks: Sequence[Task], limit_s: float, late: Callable[[int], Result]) -> list[Result]:
+    """As run_together, of calls that run already."""
     end = time.monotonic() + limit_s
-    tasks = [Task(call) for call in calls]
     results = []
     for number, task in enumerate(tasks):
         try:

@@ -41,14 +41,22 @@ def fetch_quotas(client: Any, names: list[str]) -> dict[str, Quota]:
     codes = _load_codes()
     if all(name in codes for name in names):
         found = [_fetch_one(client, codes[name]) for name in names]
-        if [quota.name for quota in found] == names:
-            return {quota.name: quota for quota in found}
+        if [quota and quota.name for quota in found] == names:
+            return {quota.name: quota for quota in found if quota}
     return _list(client, names)
 
 
-def _fetch_one(client: Any, code: str) -> Quota:
+def _fetch_one(client: Any, code: str) -> Quota | None:
+    """None for a code that AWS does not know, or no longer."""
+    from botocore.exceptions import ClientError
+
     with explained("asking for a quota"):
-        return _make(client.get_service_quota(ServiceCode="sagemaker", QuotaCode=code)["Quota"])
+        try:
+            return _make(client.get_service_quota(ServiceCode="sagemaker", QuotaCode=code)["Quota"])
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NoSuchResourceException":
+                raise
+            return None
 
 
 def _list(client: Any, names: list[str]) -> dict[str, Quota]:

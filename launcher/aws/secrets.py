@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from launcher.aws.errors import explained
-from launcher.aws.session import Session
+from launcher.aws.session import Clients
 from launcher.errors import SiteError
 
 
-def find_arn(session: Session, name: str) -> str:
-    """The full ARN, as a policy needs it: its end is not part of the name."""
+def find_arn(session: Clients, name: str) -> str:
+    """The full ARN, as a policy needs it: its end is not part of the name. Raises SiteError for one that is gone."""
     from botocore.exceptions import ClientError
 
     with explained(f"looking for the secret {name}"):
         try:
-            return str(session.client("secretsmanager").describe_secret(SecretId=name)["ARN"])
+            found = session.client("secretsmanager").describe_secret(SecretId=name)
         except ClientError as error:
             if error.response["Error"]["Code"] != "ResourceNotFoundException":
                 raise
@@ -21,3 +21,9 @@ def find_arn(session: Session, name: str) -> str:
                 f"There is no secret {name} in {session.region}.",
                 hint=f"`aws secretsmanager create-secret --name {name} --secret-string TOKEN` makes it.",
             ) from error
+    if "DeletedDate" in found:
+        raise SiteError(
+            f"The secret {name} in {session.region} is marked for deletion, and nobody can read it.",
+            hint=f"`aws secretsmanager restore-secret --secret-id {name}` brings it back.",
+        )
+    return str(found["ARN"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from launcher.aws.errors import explained
 from launcher.aws.loader import make_loader
@@ -62,6 +63,16 @@ class Session:
             read_timeout=60,
             user_agent_appid="launcher",
         )
+
+
+class Clients(Protocol):
+    """As much of a session as a single question needs."""
+
+    @property
+    def region(self) -> str: ...
+
+    @property
+    def client(self) -> Callable[[str], Any]: ...
 
 
 def open_session(place: str, region: str = "") -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from launcher.aws.errors import explained
-from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Session, check_region, find_region
+from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Clients, Session, check_region, find_region
 from launcher.aws.site_checks import check_bucket, check_places
 from launcher.aws.stacks import find_stack
 from launcher.errors import SiteError
@@ -42,9 +42,7 @@ def find_site(session: Session, recipe: Recipe) -> Site:
         _ensure_local_bucket(session)
         return LOCAL_SITE
     check_region(session.region)
-    role, bucket = _wanted_role(recipe), recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET", "")
-    if not role or not bucket:
-        role, bucket = _complete_from_stack(session, recipe, role, bucket)
+    role, bucket = find_role_and_bucket(session, recipe)
     with explained("asking who is signed in"):
         account = session.client("sts").get_caller_identity()["Account"]
     site = Site(account, session.region, bucket, _role_arn(role, account, session.region))
@@ -53,12 +51,22 @@ def find_site(session: Session, recipe: Recipe) -> Site:
     return site
 
 
+def named_role_and_bucket(recipe: Recipe) -> tuple[str, str]:
+    """What the recipe and the environment name, without a question; either may be empty."""
+    return _wanted_role(recipe), recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET", "")
+
+
+def find_role_and_bucket(session: Clients, recipe: Recipe) -> tuple[str, str]:
+    role, bucket = named_role_and_bucket(recipe)
+    return (role, bucket) if role and bucket else _complete_from_stack(session, recipe, role, bucket)
+
+
 def stack_name() -> str:
     """Of the stack that `launcher bootstrap` makes."""
     return os.environ.get("LAUNCHER_STACK") or "launcher"
 
 
-def _complete_from_stack(session: Session, recipe: Recipe, role: str, bucket: str) -> tuple[str, str]:
+def _complete_from_stack(session: Clients, recipe: Recipe, role: str, bucket: str) -> tuple[str, str]:
     """What neither the recipe nor the environment names, the launcher's stack has."""
     try:
         stack = find_stack(session, stack_name())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from launcher.aws.errors import explained
@@ -21,17 +21,23 @@ def check_places(recipe: Recipe, site: Site) -> None:
             f"The role {site.role} belongs to account {account}, and you are signed in to {site.account}.",
             hint="A job takes roles of its own account only: name one of them, or sign in to the other account.",
         )
+    for key, what, region in find_elsewhere(recipe, site.region):
+        raise SiteError(
+            f"{key} is {what}, which lies in {region}; the job runs in {site.region}.",
+            hint=f"Use one of {site.region}, or set compute.region to {region}.",
+        )
+
+
+def find_elsewhere(recipe: Recipe, here: str) -> Iterator[tuple[str, str, str]]:
+    """(key, value, region) of what the recipe names in another region."""
     for key, what, region in (
         ("image.uri", recipe.image.uri, _image_region(recipe.image.uri)),
         ("output.kms_key", recipe.output.kms_key, _arn_part(recipe.output.kms_key, 3)),
         ("compute.volume_kms_key", recipe.compute.volume_kms_key, _arn_part(recipe.compute.volume_kms_key, 3)),
         ("secrets.hf_token", recipe.config.hf_token_secret, _arn_part(recipe.config.hf_token_secret, 3)),
     ):
-        if region and region != site.region:
-            raise SiteError(
-                f"{key} is {what}, which lies in {region}; the job runs in {site.region}.",
-                hint=f"Use one of {site.region}, or set compute.region to {region}.",
-            )
+        if region and region != here:
+            yield key, what, region
 
 
 def check_bucket(session: Session, bucket: str) -> None:

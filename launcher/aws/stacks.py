@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from launcher.aws.errors import explained
-from launcher.aws.session import Session
+from launcher.aws.session import Clients, Session
 from launcher.errors import CloudError
 
 POLL_S = 3.0
@@ -73,7 +73,7 @@ class Event:
         return self.status.endswith("_FAILED") and not CONSEQUENCE.search(self.reason)
 
 
-def find_stack(session: Session, name: str) -> Stack | None:
+def find_stack(session: Clients, name: str) -> Stack | None:
     from botocore.exceptions import ClientError
 
     with explained(f"looking for the stack {name} in {session.region}"):

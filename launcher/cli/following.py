@@ -15,50 +15,38 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def follow(job: Job, emit: Callable[[str], None]) -> tuple[int, Job]:
+def follow(job: Job, emit: Callable[[str], None]) -> int:
     """Until the job is over, each line by `emit`; Ctrl-C ends the following, never the job.
 
-    A spot job that got no capacity may go on as another, on demand; that one is followed and returned then.
+    A spot job that got no capacity may go on as another, on demand; that one is followed then.
     """
     from launcher import console
-    from launcher.fallback import find_next
 
     try:
-        while True:
+        console.follow(job.logs(follow=True), emit)
+        while job.go_on(job.state(), console.say):
             console.follow(job.logs(follow=True), emit)
-            following = find_next(job, job.state(), console.say)
-            if following is None:
-                return 0, job
-            job = following
     except KeyboardInterrupt:
         console.say(
             f"{job.name} goes on without you; `launcher logs -f {job.name}` follows it again, "
             f"`launcher stop {job.name}` ends it."
         )
-        return INTERRUPTED, job
+        return INTERRUPTED
     except LauncherError as error:
         error.hint += f" The job is not affected: `launcher logs -f {job.name}` follows it again."
         raise
+    return 0
 
 
-def wait(
-    job: Job, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep
-) -> tuple[Job, JobState]:
-    """Until the job is over, and the on-demand job that may come after it: the last of them, however it ended."""
+def wait(job: Job, timeout: float | None = None, *, sleep: Callable[[float], None] = time.sleep) -> JobState:
+    """Until the job is over, and the on-demand job that may come after it, however it ended."""
     from launcher import console
-    from launcher.fallback import find_next
 
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        try:
-            state = job.wait_over(None if deadline is None else max(0.0, deadline - time.monotonic()), sleep=sleep)
-            following = find_next(job, state, console.say)
-        except CloudError as error:
-            error.hint += f" The job is not affected: `launcher wait {job.name}` waits for it again."
-            raise
-        if following is None:
-            return job, state
-        job = following
+    try:
+        return job.wait_over(timeout, say=console.say, sleep=sleep)
+    except CloudError as error:
+        error.hint += f" The job is not affected: `launcher wait {job.name}` waits for it again."
+        raise
 
 
 def finish(job: Job, folder: str | Path, as_json: bool) -> int:

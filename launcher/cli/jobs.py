@@ -1,8 +1,9 @@
-"""Verbs about jobs: status, logs, wait, stop, fetch, list."""
+"""Verbs about jobs: status, logs, wait, stop, fetch, compare, list."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.following import INTERRUPTED, follow, wait
@@ -31,6 +32,12 @@ def add_verbs(verbs: Any) -> None:
             "--at", choices=("aws", "local"), help="where to look (default: wherever it was submitted to)"
         )
         add_json(parser)
+    comparing = add_verb(
+        verbs, "compare", run_compare, "show what jobs measured beside their base model", "compare first second third"
+    )
+    comparing.add_argument("names", nargs="+", metavar="JOB", help="a job's name, its beginning, or a fetched folder")
+    comparing.add_argument("--at", choices=("aws", "local"), help="where to look (default: wherever each was sent)")
+    add_json(comparing)
     listing = add_verb(verbs, "list", run_list, "list jobs, the newest first", "list")
     listing.add_argument("--at", choices=("aws", "local"), help="only this place")
     listing.add_argument("--limit", type=positive, default=50, metavar="N")
@@ -80,7 +87,7 @@ def run_logs(args: argparse.Namespace) -> int:
         for line in job.logs():
             emit(line)
         return 0
-    code, job = follow(job, emit)
+    code = follow(job, emit)
     if code == 0:
         job.check(job.state())
     return code
@@ -91,7 +98,7 @@ def run_wait(args: argparse.Namespace) -> int:
 
     job = _attach(args)
     try:
-        job, state = wait(job, args.timeout)
+        state = wait(job, args.timeout)
     except KeyboardInterrupt:
         console.say(f"{job.name} goes on without you; `launcher wait {job.name}` waits again.")
         return INTERRUPTED
@@ -127,6 +134,26 @@ def run_fetch(args: argparse.Namespace) -> int:
         console.data_json({"adapter": str(adapter.folder), "base_model": adapter.base_model})
     else:
         console.print_adapter(job.name, adapter)
+    return 0
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    from launcher import console
+    from launcher.job import attach
+    from launcher.results.comparison import HEAD, compare, is_artifact, load_results
+
+    found = compare(
+        [
+            load_results(Path(name)) if is_artifact(Path(name)) else attach(name, args.at).results(track=console.track)
+            for name in args.names
+        ]
+    )
+    if args.json:
+        console.data_json(found.describe())
+        return 0
+    console.print_table(HEAD, found.rows())
+    for note in found.notes():
+        console.say(f"note: {note}")
     return 0
 
 

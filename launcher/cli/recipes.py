@@ -27,7 +27,6 @@ RECIPE_FLAGS = {
     "keep_alive": "compute.keep_alive",
     "max_cost": "compute.max_cost",
 }
-PATH_FLAGS = {"train", "eval", "test"}
 
 
 def add_verbs(verbs: Any) -> None:
@@ -97,23 +96,25 @@ def load_recipe_from(args: argparse.Namespace) -> Recipe:
     origins: dict[str, str] = {}
     for text in args.set:
         key, value = parse_setting(text)
-        overrides[key], origins[key] = value, "--set"
+        overrides[key], origins[key] = _start_here(key, value), "--set"
     for flag, key in RECIPE_FLAGS.items():
         value = getattr(args, flag, None)
         if value is not None:
-            overrides[key], origins[key] = _flag_value(flag, value), f"--{flag.replace('_', '-')}"
+            overrides[key], origins[key] = _start_here(key, value), f"--{flag.replace('_', '-')}"
     return load_recipe(args.recipe, overrides, smoke=getattr(args, "smoke", None), origins=origins)
 
 
-def _flag_value(flag: str, value: Any) -> Any:
+def _start_here(key: str, value: Any) -> Any:
     """Paths on the command line start here, not at the recipe's folder."""
-    from launcher.recipe import PATH_STARTS
+    from launcher.recipe import PATH_KEYS, PATH_STARTS
 
-    if not value:
+    if key == "code.files" and isinstance(value, list):
+        return [_start_here(key, part) for part in value]
+    if key not in {*PATH_KEYS, "code.files"} or not isinstance(value, str) or not value or value.startswith("s3://"):
         return value
-    if flag in PATH_FLAGS or (flag == "model" and (Path(value).is_dir() or value.startswith(PATH_STARTS))):
-        return str(Path(value).expanduser().absolute())
-    return value
+    if key == "model.id" and not Path(value).is_dir() and not value.startswith(PATH_STARTS):
+        return value  # a Hub id
+    return str(Path(value).expanduser().absolute())
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -185,7 +186,7 @@ def run_submit(args: argparse.Namespace) -> int:
             console.say(f"note: without a follower it stays on spot; `launcher wait {job.name}` takes care of the rest")
         return 0
     # a finished run has nothing to follow; what it left is fetched
-    code, job = follow(job, console.say) if started else (0, job)
+    code = follow(job, console.say) if started else 0
     return code if code == INTERRUPTED else finish(job, args.out or Path(plan.recipe.output.dir) / job.name, args.json)
 
 

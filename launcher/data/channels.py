@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from launcher.data.rows import CheckedFiles, Fingerprint, check_files, opened, t
 from launcher.data.rows import take_fingerprint as take_fingerprint
 from launcher.errors import DataError, RecipeError
 
+# the recipe's key for each channel that is a folder, and what may stand there
+FOLDERS = {
+    "model": ("model.id", "the folder that save_pretrained wrote, or a Hub id such as Qwen/Qwen2.5-1.5B"),
+    "adapter": ("model.adapter", "the folder that `launcher fetch` filled, or an address such as s3://bucket/folder/"),
+}
 DIGEST_AGAIN_BYTES = 16 * 1024 * 1024
 
 
@@ -68,11 +74,16 @@ def make_rows_channel(name: str, checked: CheckedFiles) -> Channel:
 
 def folder_channel(name: str, folder: Path, *, wants: str) -> Channel:
     """A folder with a model or an adapter; `wants` is the file that makes it one."""
-    if not (folder / wants).is_file():
+    folder = Path(os.path.normpath(folder))
+    key, what = FOLDERS[name]
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
         raise RecipeError(
-            f"model: {folder} has no {wants}, so it holds no {name}.",
-            hint="Name the folder that save_pretrained wrote, or a Hub id such as Qwen/Qwen2.5-1.5B.",
+            f"{key}: {folder} {problem}.",
+            hint=f"Paths in a recipe start at the recipe's folder, those of --set here. Name {what}.",
         )
+    if not (folder / wants).is_file():
+        raise RecipeError(f"{key}: {folder} has no {wants}, so it holds no {name}.", hint=f"Name {what}.")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path, folder)]
     uploads = tuple(
         Upload(file, file.relative_to(folder).as_posix(), digest_file(file), take_fingerprint(file)) for file in files

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from launcher import hub
 from launcher.data.blocks import MAX_ROW_BYTES, Block, Dialect, iter_csv_blocks, iter_line_blocks
 from launcher.data.settings import Source
 from launcher.errors import DataError
@@ -268,6 +269,8 @@ def _load_dataset(datasets: Any, source: Source) -> Any:
     if Path(source.dataset).is_dir():
         saved = datasets.load_from_disk(source.dataset)
         return saved[source.rows] if isinstance(saved, datasets.DatasetDict) else saved
+    if hub.look_up(source.dataset, kind="datasets") is hub.Found.UNREACHABLE:
+        raise ConnectionError("the Hub cannot be reached from here")  # the library would try for half a minute
     return datasets.load_dataset(
         source.dataset, source.subset or None, split=source.rows, revision=source.revision or None, streaming=True
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ INHERITED = (
 # The trap that does nothing plays the kernel's part, and unlike an ignored signal is not inherited.
 DEFAULT_ENTRYPOINT = ("/bin/bash", "-c", 'trap : TERM; eval "$@"; exit $?', "bash")
 DEFAULT_ARGUMENTS = ("train",)
+LINK_PREFIX = "launcher-job-"
 
 
 @dataclass(frozen=True)
@@ -243,3 +247,24 @@ def find_instance_type(document: Document) -> str:
 
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content))
+
+
+@contextmanager
+def short_link(folder: Path) -> Iterator[Path]:
+    """A short name for a folder: a socket's path inside it may not exceed 107 bytes, and workers of a
+    DataLoader make such sockets in TMPDIR."""
+    _remove_dead_links()
+    link = Path(tempfile.gettempdir(), f"{LINK_PREFIX}{secrets.token_hex(4)}")
+    link.symlink_to(folder)
+    try:
+        yield link
+    finally:
+        link.unlink(missing_ok=True)
+
+
+def _remove_dead_links() -> None:
+    """Those of runners that were killed, whose folders are gone."""
+    for link in Path(tempfile.gettempdir()).glob(f"{LINK_PREFIX}*"):
+        if link.is_symlink() and not link.exists():
+            with suppress(FileNotFoundError, PermissionError):
+                link.unlink()

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import argparse
 import enum
-import errno
 import gzip
 import json
 import math
 import os
-import secrets
 import shutil
 import sqlite3
 import sys
 import tarfile
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from typing import Any
 from launcher.local import container, versions
 from launcher.local.container import Tree
 from launcher.local.entry_process import Alarm, EntryProcess, adopt_orphans
+from launcher.local.failures import MAX_FAILURE_CHARS, describe_failure, is_no_space, refuse_requirements
 from launcher.local.job_output import JobLog, LineSplitter, MetricWatch
 from launcher.local.jobs import TERMINAL, JobBook
 from launcher.local.processes import ProcessId
@@ -45,9 +43,6 @@ from launcher.local.transfer import (
 
 CHECKPOINT_SYNC_S = 2.0
 DEFAULT_MAX_RUNTIME_S = 86_400
-MAX_FAILURE_CHARS = 1024
-LINK_PREFIX = "launcher-job-"
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class RequestError(Exception):
@@ -194,7 +189,7 @@ class JobRunner:
         except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise RequestError(f"the code in {uri} is not a tar.gz archive: {error}.") from error
         if unmet:
-            raise RequestError(_refuse_requirements(unmet, log))
+            raise RequestError(refuse_requirements(unmet, log))
         return path
 
     def _fetch_channel(self, tree: Tree, channel: dict[str, Any]) -> None:
@@ -231,7 +226,7 @@ class JobRunner:
         limit_at = began + min(self._max_runtime_s - self._trained_s, container.wait_left_s(self._document))
         look_at = began
         lines = LineSplitter()
-        with _short_link(tree.temporary) as temporary:
+        with container.short_link(tree.temporary) as temporary:
             entry = self._start_entry(tree, temporary)
             try:
                 while not entry.has_ended():
@@ -320,7 +315,7 @@ class JobRunner:
             elif artifact:
                 artifact.upload_files(self._store, location)
         except StoreError as error:
-            if _is_no_space(error):
+            if is_no_space(error):
                 raise
             raise RequestError(f"the results cannot be written to {location}: {error}") from error
         return location
@@ -339,7 +334,7 @@ class JobRunner:
         elif result.exit_code == 0:
             self._finish("Completed", "Completed", "Training is complete.", **fields)
         else:
-            self._fail(_describe_failure(tree, result.exit_code, log), **fields)
+            self._fail(describe_failure(tree, result.exit_code, log), **fields)
 
     def _fail(self, reason: str, **fields: Any) -> None:
         reason = reason[:MAX_FAILURE_CHARS]
@@ -365,7 +360,7 @@ class JobRunner:
     def _describe_own_failure(self, error: Exception) -> str:
         doing = self._stages[-1]["stage"] if self._stages else "Starting"
         what = f"{type(error).__name__}: {error}"
-        if _is_no_space(error):
+        if is_no_space(error):
             return (
                 f"InternalServerError: no disk space left for {self._folder} in the stage {doing} ({what}). "
                 "Make room there, or set LAUNCHER_HOME to a folder on a larger disk, and submit again."
@@ -406,60 +401,6 @@ class JobRunner:
     @property
     def _max_runtime_s(self) -> int:
         return int(self._document.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_S))
-
-
-def _is_no_space(error: Exception) -> bool:
-    if isinstance(error, StoreError):
-        return error.code == "InsufficientStorage"
-    if isinstance(error, OSError):
-        return error.errno in NO_SPACE
-    return "disk is full" in str(error)  # SQLite's own words
-
-
-def _refuse_requirements(unmet: list[str], log: JobLog) -> str:
-    for reason in unmet:
-        log.say(f"{versions.REQUIREMENTS}: {reason}")
-    return (
-        f"the code has a {versions.REQUIREMENTS} or a {versions.SETUP} that this machine does not "
-        f"satisfy, and nothing is installed into its environment: {'; '.join(unmet)}. Install what is "
-        "missing yourself, or leave it out of the code."
-    )
-
-
-def _describe_failure(tree: Tree, exit_code: int, log: JobLog) -> str:
-    suffix = f", exit code: {exit_code}"
-    text = _read_start(tree.failure).strip() or log.find_last_error()
-    room = MAX_FAILURE_CHARS - len("AlgorithmError: ") - len(suffix)
-    return f"AlgorithmError: {text[:room]}{suffix}"
-
-
-def _read_start(path: Path) -> str:
-    """As much as can be of use; empty when there is no such file."""
-    if not path.is_file():
-        return ""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.read(MAX_FAILURE_CHARS)
-
-
-@contextmanager
-def _short_link(folder: Path) -> Iterator[Path]:
-    """A short name for a folder: a socket's path inside it may not exceed 107 bytes, and workers of a
-    DataLoader make such sockets in TMPDIR."""
-    _remove_dead_links()
-    link = Path(tempfile.gettempdir(), f"{LINK_PREFIX}{secrets.token_hex(4)}")
-    link.symlink_to(folder)
-    try:
-        yield link
-    finally:
-        link.unlink(missing_ok=True)
-
-
-def _remove_dead_links() -> None:
-    """Those of runners that were killed, whose folders are gone."""
-    for link in Path(tempfile.gettempdir()).glob(f"{LINK_PREFIX}*"):
-        if link.is_symlink() and not link.exists():
-            with suppress(FileNotFoundError, PermissionError):
-                link.unlink()
 
 
 def _note(text: str) -> None:

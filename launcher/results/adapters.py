@@ -47,7 +47,7 @@ def fetch_adapter(session: Session, uri: str, folder: Path, track: Track = untra
         raise ArtifactError(
             f"The job left no model: there is nothing at {uri}.", hint="`launcher logs JOB` shows what it did."
         )
-    if _fetched_etag(folder) != info.etag:
+    if not holds_artifact(folder, info.etag):
         _mark(folder, uri, "")  # ours, and not whole, until all of it is in place
         archive = _download(session, bucket, key, info, folder, track)
         _unpack(archive, folder)
@@ -106,11 +106,12 @@ def _check_safetensors(path: Path) -> None:
         )
 
 
-def _fetched_etag(folder: Path) -> str:
+def holds_artifact(folder: Path, etag: str) -> bool:
+    """Whether an earlier fetch has put the whole of this artifact there."""
     try:
-        return str(json.loads((folder / MARK).read_text(encoding="utf-8"))["etag"])
+        return bool(json.loads((folder / MARK).read_text(encoding="utf-8"))["etag"] == etag)
     except (OSError, ValueError, KeyError):
-        return ""
+        return False
 
 
 def _download(session: Session, bucket: str, key: str, info: ObjectInfo, folder: Path, track: Track) -> Path:

@@ -9,22 +9,18 @@ the comparison of the experiments: peak memory, time, loss and perplexity before
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-from launcher import load_recipe, make_plan, submit
+from launcher import compare, load_recipe, make_plan, submit
 from launcher.recipe import shipped_recipes
+from launcher.results.comparison import HEAD, Comparison, load_results
 
 DEADLINE_S = 3600
-COLUMNS = (
-    "recipe", "outcome", "steps", "held as", "peak GiB", "seconds", "loss", "base loss", "eval loss", "base perplexity",
-    "eval perplexity", "verdict",
-)  # fmt: skip
 
 
-def run_recipes(folder: Path, steps: int) -> list[list[str]]:
+def run_recipes(folder: Path, steps: int) -> Comparison:
     jobs = {}
     for name, path in shipped_recipes().items():
         overrides: dict[str, Any] = {"compute.instance": "local"}
@@ -32,29 +28,11 @@ def run_recipes(folder: Path, steps: int) -> list[list[str]]:
             overrides["training.max_steps"] = steps
         run = f"{name.replace('.', '-').replace('_', '-')}-{time.strftime('%H%M%S')}"
         jobs[name] = submit(make_plan(load_recipe(path, overrides), run))
-    rows = []
+    found = []
     for name, job in jobs.items():
         job.wait(DEADLINE_S)
-        adapter = job.fetch(folder / name)
-        rows.append(describe(name, adapter.folder))
-    return rows
-
-
-def describe(name: str, folder: Path) -> list[str]:
-    manifest, metrics = (
-        json.loads((folder / file).read_text(encoding="utf-8")) for file in ("manifest.json", "metrics.json")
-    )
-    numbers = (
-        "peak_memory_gib", "seconds", "loss", "base_loss", "eval_loss", "base_perplexity", "eval_perplexity",
-    )  # fmt: skip
-    return [
-        name,
-        manifest["outcome"],
-        str(manifest["steps_done"]),
-        manifest["base_model"]["held_as"],
-        *(f"{metrics[key]:.3f}" for key in numbers),
-        metrics["verdict"],
-    ]
+        found.append(load_results(job.fetch(folder / name).folder, name))
+    return compare(found)
 
 
 def main() -> None:
@@ -62,9 +40,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="instead of the recipe's, or of a stand-in's 20")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where the adapters go")
     args = parser.parse_args()
-    rows = run_recipes(args.out, args.steps)
-    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
-    for row in rows:
+    found = run_recipes(args.out, args.steps)
+    print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
+    for row in found.rows():
         print("| " + " | ".join(row) + " |")
 
 

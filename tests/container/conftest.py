@@ -19,11 +19,11 @@ TEXTS = ["What helps against a headache?", "Rest, water and a dark room.", "yes 
 
 
 @pytest.fixture(scope="session")
-def make_base() -> Callable[[Path], Path]:
-    """A folder laid out as /opt/ml, with 22 training rows of unequal length and 5 evaluation rows."""
+def make_base() -> Callable[..., Path]:
+    """A folder laid out as /opt/ml, with 22 training rows of unequal length and a few evaluation rows."""
 
-    def make(base: Path) -> Path:
-        for channel, count in (("train", 22), ("eval", 5)):
+    def make(base: Path, evaluated: int = 5) -> Path:
+        for channel, count in (("train", 22), ("eval", evaluated)):
             folder = base / "input" / "data" / channel
             folder.mkdir(parents=True)
             rows = [_make_row(number) for number in range(count)]

@@ -1,4 +1,5 @@
-"""The same train.py under the versions of each AWS image: a job of every feature, then one killed and resumed.
+"""The same train.py under the versions of each AWS image: a job of every feature, one whose steps are run in both ways,
+and one killed and resumed.
 
     python tests/container/stacks.py /tmp/stacks
 
@@ -45,9 +46,22 @@ JOB = {
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 2,
 }
+# the packed step and the plain one; without dropout, which draws other masks for packed rows
+STEPS = {
+    "smoke": True,
+    "max_steps": 4,
+    "max_length": 64,
+    "learning_rate": 5e-3,
+    "lora_dropout": 0,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+}
+AGREEMENT = 1e-4
 FILES = (
     "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "chat_template.jinja", "manifest.json", "metrics.json", "evaluation.json", "lora_adapters/adapter_config.json",
+    "tensorboard/**/events.out.tfevents.*",
 )  # fmt: skip
 
 
@@ -64,9 +78,10 @@ def make_environment(folder: Path, version: str) -> Path:
     return python
 
 
-def run_job(python: Path, base: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def train(python: Path, base: Path, settings: dict[str, Any]) -> str:
+    """The log of a job that ended well."""
     write_rows(base)
-    argv = [text for name, value in JOB.items() for text in (f"--{name}", str(value))]
+    argv = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
     done = subprocess.run(
         [str(python), str(TRAIN), *argv],
         env={**os.environ, "SAGEMAKER_BASE_DIR": str(base), "HF_HUB_OFFLINE": "1"},
@@ -77,15 +92,40 @@ def run_job(python: Path, base: Path) -> tuple[str, dict[str, Any], dict[str, An
     )
     if done.returncode:
         raise SystemExit(f"The job failed:\n{done.stdout}")
-    missing = [name for name in FILES if not (base / "model" / name).is_file()]
+    return done.stdout
+
+
+def run_job(python: Path, base: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    log = train(python, base, JOB)
+    missing = [pattern for pattern in FILES if not any(base.glob(f"model/{pattern}"))]
     if missing:
-        raise SystemExit(f"The artifact lacks {', '.join(missing)}:\n{done.stdout}")
+        raise SystemExit(f"The artifact lacks {', '.join(missing)}:\n{log}")
     manifest, metrics = (
         json.loads((base / "model" / name).read_text(encoding="utf-8")) for name in ("manifest.json", "metrics.json")
     )
     if metrics["loss"] >= metrics["first_loss"]:
-        raise SystemExit(f"The loss did not fall:\n{done.stdout}")
-    return done.stdout, manifest, metrics
+        raise SystemExit(f"The loss did not fall:\n{log}")
+    return log, manifest, metrics
+
+
+def hold_steps_together(python: Path, folder: Path) -> str:
+    """Packed steps against plain ones: each step's loss and norm of the gradient."""
+    found = {}
+    for way in ("on", "off"):
+        log = train(python, folder / way, {**STEPS, "fast_step": way})
+        lines = (folder / way / "model" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        found[way] = [json.loads(line) for line in lines if '"loss"' in line]
+        if ("Fast step: packed rows" in log) != (way == "on"):
+            raise SystemExit(f"fast_step = {way} was not what ran:\n{log}")
+    pairs = [
+        (one[key], other[key])
+        for one, other in zip(found["on"], found["off"], strict=True)
+        for key in ("loss", "grad_norm")
+    ]
+    apart = max(abs(one - other) / abs(other) for one, other in pairs)
+    if apart > AGREEMENT or len(pairs) != 2 * STEPS["max_steps"]:
+        raise SystemExit(f"Packed and plain steps differ by {apart:.1e}: {pairs}")
+    return f"packed steps as plain ones, apart by {apart:.1e} at most"
 
 
 def resume(python: Path) -> str:
@@ -109,13 +149,15 @@ def try_image(version: str, folder: Path) -> None:
     began = time.monotonic()
     python = make_environment(folder, version)
     with tempfile.TemporaryDirectory(prefix="stack-") as base:
-        log, manifest, metrics = run_job(python, Path(base))
+        log, manifest, metrics = run_job(python, Path(base) / "job")
+        steps = hold_steps_together(python, Path(base))
     drilled = resume(python)
     held = manifest["versions"]
     names = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
     _say(f"image {version}: {', '.join(f'{name} {held[name]}' for name in names)}")
     _say(f"  base held as {manifest['base_model']['held_as']}, {manifest['trainable_parameters']:,} trained")
     _say(f"  loss {metrics['first_loss']:.4f} to {metrics['loss']:.4f}, against the base: {metrics['verdict']}")
+    _say(f"  {steps}")
     _say(f"  {drilled}")
     for line in log.splitlines():
         if line.startswith(("[warning]", "Optimizer:", "Arguments")):

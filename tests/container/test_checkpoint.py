@@ -8,6 +8,7 @@ import pytest
 
 from container_src.sft.checkpoint import (
     MARKER,
+    REPLACED,
     CheckpointError,
     Origin,
     clean_staging,
@@ -85,6 +86,18 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     again = _save(tmp_path, 5, text="newer")
     assert (again / "adapter_model.safetensors").read_text() == "newer"
     assert not staging_folder(tmp_path, 5).exists()
+
+
+def test_a_kill_while_a_step_is_saved_again_loses_neither(tmp_path: Path) -> None:
+    """Between the two renames the checkpoint is not in its place."""
+    saved = _save(tmp_path, 5)
+    staged = staging_folder(tmp_path, 5)
+    (staged / "checkpoint-5").mkdir(parents=True)
+    saved.rename(staged / REPLACED)
+    clean_staging(tmp_path)
+    newest = find_newest(tmp_path, ORIGIN)
+    assert newest is not None and newest.step == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
 
 
 def test_pruning_keeps_the_newest_whole_ones(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ ANSWERS = {
     # not 500, after which the client tries each file again for most of a minute
     "troubled": (520, ""),
     "opened": (404, "EntryNotFound"),
+    "crowded": (429, ""),
+    "closed": (403, ""),
+    "revoked": (401, ""),
 }
 SECRETS = {"hub-token": "hf_of_the_test"}
 
@@ -186,8 +189,11 @@ FAULTS: dict[str, Fault] = {
     "a full disk": (_full_disk, SMOKE, "The disk is full. Raise the volume size"),
     "a checkpoint of other data": (_checkpoint_of_other_data, SMOKE, "belongs to another recipe"),
     "a secret that is not there": (_nothing, _at_hub("opened/model", hf_token_secret="lost"), "from the secret lost"),
+    "a Hub that has had enough": (_nothing, _at_hub("crowded/model"), "The Hub takes no more requests"),
+    "a model that the Hub keeps back": (_nothing, _at_hub("closed/model"), "The Hub refused to give the model out"),
     # last, since the token stays in the environment of the process that runs them all
     "a model without files": (_nothing, _at_hub("opened/model", hf_token_secret="hub-token"), "opened/model"),
+    "a token that the Hub rejects": (_nothing, _at_hub("revoked/model"), "The Hub rejected the token. Make a new one"),
 }
 
 
@@ -274,6 +280,45 @@ def test_a_library_of_another_version_is_named(tmp_path: Path, make_base: Callab
     assert done.returncode == 1
     written = (base / "output" / "failure").read_text()
     assert "A library here does not fit this code" in written and "trl" in written
+
+
+def _misses_a_name_of_a_library() -> None:
+    torch.a_name_of_another_version  # noqa: B018
+
+
+def _misses_what_a_trainer_had() -> None:
+    from transformers import TrainingArguments
+
+    TrainingArguments.a_name_of_another_version  # noqa: B018
+
+
+def _gives_an_argument_that_is_gone() -> None:
+    torch.nn.Linear(1, 1, an_argument_of_another_version=True)
+
+
+def _reads_a_row_that_is_a_list() -> None:
+    json.loads("[]").items()
+
+
+def _asks_a_model_for_what_it_lacks() -> None:
+    torch.nn.Linear(1, 1).lm_head  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_version"),
+    [
+        (_misses_a_name_of_a_library, True),
+        (_misses_what_a_trainer_had, True),
+        (_gives_an_argument_that_is_gone, True),
+        (_reads_a_row_that_is_a_list, False),
+        (_asks_a_model_for_what_it_lacks, False),
+    ],
+)
+def test_only_a_library_that_lacks_a_name_is_one_that_does_not_fit(fault: Callable[[], None], is_version: bool) -> None:
+    with pytest.raises((AttributeError, TypeError)) as caught:
+        fault()
+    assert failure.explain(caught.value).startswith("A library here does not fit this code") == is_version
+    assert is_version or failure.explain(caught.value).startswith("Training failed in ")
 
 
 WITHOUT_BITSANDBYTES = "import sys\nsys.modules['bitsandbytes'] = None\n"

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from container_src.sft import champion as champions
-from container_src.sft.challenge import describe, end_unchanged
+from container_src.sft.artifact import ADAPTER_FILES
+from container_src.sft.challenge import Evaluated, challenge, describe, end_unchanged
 from container_src.sft.checkpoint import Origin
 from container_src.sft.config import TrainConfig
-from container_src.sft.evaluate import RowScores
+from container_src.sft.evaluate import AbandonedError, RowScores
 from container_src.sft.gate import weigh
 from container_src.sft.paths import Paths, resolve_paths
 from container_src.sft.publication import PublicationError, check_publication
@@ -66,6 +69,25 @@ def test_a_champion_worse_than_the_base_does_not_lower_the_bar() -> None:
     found = _weigh(1.0, 3.0, 2.0)
     assert not found["better"]
     assert found["reasons"] == ["Guarded: the loss is 1 above the base's."]
+
+
+def test_a_loss_that_is_not_a_number_is_never_better() -> None:
+    for held in (None, 2.0, math.nan):
+        found = _weigh(3.0, held, math.nan)
+        assert not found["better"]
+        assert "not a number" in found["reasons"][0]
+
+
+def test_a_base_that_cannot_be_measured_guards_nothing() -> None:
+    found = _weigh(math.nan, 3.0, 2.0)
+    assert not found["better"]
+    assert found["reasons"][0].startswith("Guarded: A loss is not a number")
+
+
+def test_a_challenger_chosen_by_the_rows_it_is_weighed_on_says_so() -> None:
+    found = weigh(_scores(3.0), _scores(2.0), _scores(1.5), "eval", 1, GUARDS, chosen_by_rows=True)
+    assert found["better"]
+    assert "These rows also chose the best checkpoint" in found["sentence"]
 
 
 def test_verdicts_say_what_happens_to_the_champion() -> None:
@@ -175,3 +197,35 @@ def test_a_damaged_record_names_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "champion.json").write_text("{}")
     with pytest.raises(champions.ChampionError, match="champion rollback"):
         champions.read_champion(tmp_path)
+
+
+class _StoppedTrainer:
+    """Its job is asked to stop before the champion's first batch."""
+
+    def __init__(self) -> None:
+        self.adapters = ["default"]
+        self.model = SimpleNamespace(
+            load_adapter=lambda folder, adapter_name: self.adapters.append(adapter_name),
+            set_adapter=lambda name: None,
+            delete_adapter=self.adapters.remove,
+        )
+        self.accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+
+    def score(self, rows: list[Any]) -> RowScores:
+        raise AbandonedError
+
+
+def test_a_stop_while_the_champion_is_evaluated_leaves_the_job_unjudged(tmp_path: Path) -> None:
+    paths = SimpleNamespace(output=tmp_path / "model", checkpoints=tmp_path / "checkpoints")
+    for folder in (paths.output, paths.checkpoints):
+        folder.mkdir()
+    for name in ADAPTER_FILES:
+        (tmp_path / name).write_text("{}")
+    trainer = _StoppedTrainer()
+    manifest = {"outcome": "completed", "publication": "", "config": dataclasses.asdict(CONFIG)}
+    weighed = Evaluated({}, "eval", [], _scores(2.0), _scores(1.0))
+    challenge(trainer, _champion(tmp_path), weighed, CONFIG, paths, manifest, {})  # type: ignore[arg-type]
+    verdict = json.loads((paths.output / champions.VERDICT).read_text())
+    assert (verdict["decision"], verdict["better"]) == ("unjudged", False)
+    assert verdict["reasons"] == ["the job was asked to stop before the champion was evaluated"]
+    assert trainer.adapters == ["default"]

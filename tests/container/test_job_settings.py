@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from container_src.sft import failure
-from container_src.sft.arguments import VersionError, fit_keywords
+from container_src.sft.arguments import VersionError, choose_optimizer, fit_keywords
 from container_src.sft.config import ConfigError, TrainConfig, encode, parse_args
 from container_src.sft.data import RowError
 from container_src.sft.failure import JobError
@@ -178,7 +178,7 @@ def test_the_metrics_file_continues_after_a_resume(tmp_path: Path) -> None:
     file.start([{"step": 1, "loss": 3.0}])
     file.append({"step": 2, "loss": math.inf})
     lines = [json.loads(line) for line in (tmp_path / "model" / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": "inf"}]
+    assert lines == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": None}]
 
 
 def test_renamed_arguments_are_translated_and_none_is_dropped_in_silence() -> None:
@@ -195,3 +195,14 @@ def test_a_module_that_the_model_lacks_is_refused() -> None:
     check_targets(model, TrainConfig(lora_target_modules="q_proj"))
     with pytest.raises(ModelError, match="names wqkv, which this model does not have. It has q_proj."):
         check_targets(model, TrainConfig(lora_target_modules="q_proj,wqkv"))
+
+
+def test_a_run_keeps_the_optimizer_whose_states_it_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spot run may begin beside a fast step and go on where there is none, or the other way round."""
+    config = TrainConfig(optim="paged_adamw_32bit")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert choose_optimizer(config, fast=True) == "adamw_torch_fused"
+    assert choose_optimizer(config, fast=False, kept="adamw_torch_fused") == "adamw_torch_fused"
+    assert choose_optimizer(config, fast=True, kept="paged_adamw_32bit") == "paged_adamw_32bit"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert choose_optimizer(config, kept="adamw_torch_fused") == "adamw_torch"

@@ -16,6 +16,7 @@ from container_src.sft.batches import Padding
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import IGNORED, Encoded
 from container_src.sft.evaluate import sum_tokens
+from container_src.sft.fast_conditions import find_reason
 from container_src.sft.fast_step import FastStep, NoFastStep, find_reason_against
 from container_src.sft.packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
@@ -160,5 +161,24 @@ def test_what_takes_the_plain_path_is_named(make_model: Callable[..., Any]) -> N
     assert "rank, scale or dropout" in reason(make_model(FAMILIES[0], rank_pattern={"q_proj": 8}))
     assert "DoRA" in reason(make_model(FAMILIES[0], use_dora=True))
     assert "other parameters" in reason(make_model(FAMILIES[0], modules_to_save=["norm"]))
-    model.get_base_model().config.model_type = "phi9"
-    assert "the architecture phi9" in reason(model)
+    for key, value, words in (
+        ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}, "rotary embeddings of type yarn"),
+        ("use_sliding_window", True, "sliding window"),
+        ("attention_dropout", 0.1, "dropout in its attention"),
+        ("model_type", "phi9", "the architecture phi9"),
+    ):
+        changed = make_model(FAMILIES[0])
+        setattr(changed.get_base_model().config, key, value)
+        assert words in reason(changed)
+    assert "a rank of 256, above 128" in reason(make_model(FAMILIES[0], r=256))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_plan_knows_from_config_json_what_the_job_finds(make_model: Callable[..., Any], name: str) -> None:
+    """The launcher asks the file and the container the loaded model: the same answers."""
+    model, architecture = make_model(name), find_architecture(name)
+    assert architecture is not None
+    for settings in ({}, {"fast_step": "off"}, {"lora_bias": "all"}):
+        config = TrainConfig(**{"fast_step": "on", **settings})  # type: ignore[arg-type]
+        planned = find_reason(config, architecture.get, "float32", 1, has_gpu=torch.cuda.is_available())
+        assert planned == find_reason_against(model, config, torch.float32, 1)

@@ -74,9 +74,9 @@ def test_the_request_in_json_holds_the_limit_that_the_cost_sets(launch) -> None:
 
 
 def test_a_plan_that_cannot_fit_or_cannot_be_paid_is_refused_in_two_lines(launch) -> None:
-    wide = ("--set", "training.per_device_train_batch_size=64", "--set", "data.padding=max_length")
+    wide = ("--set", "model.load_in_4bit=false", "--set", "model.compute_dtype=float32")
     cases = (
-        (("--instance", "ml.g5.xlarge", *wide), "GiB of GPU memory"),
+        (("--model", "Qwen/Qwen2.5-7B", "--instance", "ml.g5.xlarge", *wide), "GiB of GPU memory"),
         (("--instance", "ml.g5.xlarge", "--max-cost", "0.01"), "buys 0 minutes"),
     )
     for words, text in cases:
@@ -143,7 +143,7 @@ def test_doctor_says_what_the_local_endpoint_does_not_have(launch, endpoint) -> 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("-")] == [
-        "role", "permissions", "quota", "image", "price",
+        "role", "permissions", "places", "quota", "image", "price",
     ]  # fmt: skip
     assert "arn:aws:sts::123456789012" in lines[0]
 
@@ -152,7 +152,8 @@ def test_doctor_collects_what_a_real_instance_would_meet_one_by_one(launch) -> N
     done = launch("doctor", "--instance", "ml.g5.xlarge", "--json")
     assert done.returncode == 3
     states = {finding["name"]: finding["state"] for finding in json.loads(done.stdout)}
-    assert [name for name, state in states.items() if state == "missing"] == ["identity", "region", "role", "bucket"]
+    assert [name for name, state in states.items() if state == "missing"] == ["identity", "region"]
+    assert states["role"] == states["bucket"] == "unknown"  # the account may have a stack that names both
     assert states["price"] == "ok"
 
 

@@ -17,6 +17,7 @@ from launcher import fallback
 from launcher.aws import jobs
 from launcher.aws.session import Session, open_session
 from launcher.aws.site import LOCAL_SITE, find_site
+from launcher.cli import following
 from launcher.job import Job
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
@@ -93,24 +94,40 @@ def test_two_followers_start_one_job_and_both_come_to_its_end(
 
 def test_nothing_follows_where_the_recipe_did_not_say_so(start_spot: Callable[[Plan], Job], session: Session) -> None:
     job = start_spot(plan_of("stays", **{"compute.on_demand_after_wait": False}))
+    name = job.name
     state = job.wait_over(60)
     assert state.lacked_capacity
-    assert fallback.find_next(job, state) is None
+    assert job.name == state.name == name
     assert len(list(jobs.iter_jobs(session, "stays-"))) == 1
+
+
+def test_python_s_wait_goes_on_as_the_command_line_s_does(start_spot: Callable[[Plan], Job], session: Session) -> None:
+    """The handle is the on-demand job's from then on, so the lines after a wait mean the job that trained."""
+    job, said = start_spot(plan_of("python")), []
+    spot, other = job.name, Job(job.name, session)
+    state = job.wait(60, say=said.append)
+    assert (state.status.value, state.spot, state.name) == ("completed", False, job.name)
+    assert job.name != spot and job.run == "python"
+    assert [line for line in said if spot in line and "on demand" in line] == said
+    # a second follower, of the log, starts no second job and reads on in the one that there is
+    lines: list[str] = []
+    assert following.follow(other, lines.append) == 0
+    assert other.name == job.name and "on demand" in lines
+    assert len(list(jobs.iter_jobs(session, "python-"))) == 2
 
 
 def test_a_start_that_fails_gives_the_claim_back(
     start_spot: Callable[[Plan], Job], session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = start_spot(plan_of("twice"))
-    state = job.wait_over(60)
+    spot = job.name
     with monkeypatch.context() as patch, pytest.raises(ConnectionError):
         patch.setattr(jobs, "create_job", _refuse)
-        fallback.find_next(job, state)
+        job.wait(60)
+    assert job.name == spot
     time.sleep(1)  # a job's name holds the second
-    following = fallback.find_next(job, state)
-    assert following is not None
-    assert following.wait_over(60).status.value == "completed"
+    assert job.wait(60).status.value == "completed"
+    assert job.name != spot
 
 
 def _refuse(session: Session, request: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -226,9 +227,15 @@ def test_a_folder_as_base_and_an_earlier_adapter_travel_as_channels(result, laun
     base, adapter = tmp_path / "first" / "base", tmp_path / "first"
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         (base / name).write_bytes((adapter / name).read_bytes())
-    settings = ("training.max_steps=2", "training.learning_rate=0.001", f"model.adapter={adapter}")
+    settings = ("training.max_steps=2", "training.learning_rate=0.001", "model.adapter=first")
     words = ("submit", "--instance", "local", "--no-smoke", "--model", str(base), "--name", "continued", "--json")
     done = launch(*words, *(part for setting in settings for part in ("--set", setting)))
     assert done.returncode == 0, done.stderr
     assert "Continuing from the adapter" in done.stderr
-    assert (tmp_path / json.loads(done.stdout)["adapter"] / "adapter_model.safetensors").is_file()
+    left = tmp_path / json.loads(done.stdout)["adapter"]
+    assert (left / "adapter_model.safetensors").is_file()
+    assert json.loads((left / "manifest.json").read_text())["continued_from"] == {
+        "source": str(adapter),
+        "job": result["name"],
+        "sha256": hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest(),
+    }

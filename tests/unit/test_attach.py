@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from launcher.errors import UnknownJob
-from launcher.job import _pick, run_of
+from launcher.job import _pick
+from launcher.job_names import run_of
 from launcher.ledger import Entry, entries, forget, record
 
 NEWEST_FIRST = ["mine-20260103-000000", "mine-20260102-000000", "mine-2-20260101-000000", "other-20260101-000000"]

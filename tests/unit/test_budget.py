@@ -23,7 +23,7 @@ MakePlan = Callable[..., Plan]
 @pytest.fixture
 def plan_for(write_rows: Callable[..., Path]) -> MakePlan:
     train = write_rows("train.jsonl", [{"text": f"row {number} " + "word " * 200} for number in range(64)])
-    held_out = write_rows("eval.jsonl", [{"text": f"eval {number} " + "word " * 200} for number in range(8)])
+    held_out = write_rows("eval.jsonl", [{"text": f"eval {number} " + "word " * 200} for number in range(64)])
 
     files = {"data.train": str(train), "data.eval": str(held_out)}
 
@@ -54,6 +54,33 @@ def test_a_plan_shows_its_memory_its_time_and_its_money(plan_for: MakePlan) -> N
 def test_several_instances_cost_several_times_as_much(plan_for: MakePlan) -> None:
     two = plan_for(compute__count=2)
     assert cost(two).found.at_most == pytest.approx(2 * 4 * 1.408)
+
+
+def test_a_warm_pool_is_billed_after_the_job_and_stands_in_the_sum_and_under_the_limit(plan_for: MakePlan) -> None:
+    plain, warm = (cost(plan_for(compute__keep_alive=seconds)).found for seconds in (0, 3600))
+    assert warm.at_most == pytest.approx((plain.at_most or 0) + 1.408)
+    assert plain.cost and warm.cost
+    assert warm.cost == pytest.approx((plain.cost[0], plain.cost[1] + 1.408))  # the next job may take it over at once
+    assert "at most $7.04 ($1.408 an hour, a test; 3,600 s of its warm pool included)" in dict(warm.rows())["cost"]
+    limited = cost(plan_for(compute__keep_alive=3600, compute__max_cost=2)).plan
+    seconds = limited.recipe.compute.max_runtime_s
+    assert 1.99 < (seconds + 120 + 3600) / 3600 * 1.408 <= 2
+    with pytest.raises(
+        RecipeError, match=r"\$1.50 buys 2 minutes of ml.g5.xlarge beside 60 of its warm pool"
+    ) as refused:
+        cost(plan_for(compute__keep_alive=3600, compute__max_cost=1.5))
+    assert "keep the instance alive for less time" in refused.value.hint
+
+
+def test_a_spot_job_and_the_one_on_demand_after_it_may_each_run_to_the_limit(plan_for: MakePlan) -> None:
+    both = cost(plan_for(compute__spot=True, compute__on_demand_after_wait=True))
+    assert both.found.at_most == pytest.approx(2 * 4 * 1.408)
+    assert "each up to the limit" in rows(both)["cost"]
+    limited = cost(plan_for(compute__spot=True, compute__on_demand_after_wait=True, compute__max_cost=3)).plan
+    assert 2.99 < 2 * (limited.recipe.compute.max_runtime_s + 120) / 3600 * 1.408 <= 3
+    with pytest.raises(RecipeError, match="for each of two jobs") as refused:
+        cost(plan_for(compute__spot=True, compute__on_demand_after_wait=True, compute__max_cost=0.1))
+    assert "leave on_demand_after_wait out" in refused.value.hint
 
 
 def test_spot_is_said_to_have_no_list_price(plan_for: MakePlan) -> None:
@@ -89,10 +116,33 @@ def test_what_cannot_fit_is_refused_with_what_would(plan_for: MakePlan) -> None:
     with pytest.raises(RecipeError, match=r"at least \d\d\.\d GiB .* ml.g4dn.xlarge has a T4 of 16 GB") as refused:
         cost(huge)
     assert refused.value.exit_code == 2
-    for advice in ("gradient_checkpointing = true", "per_device_train_batch_size", "load_in_4bit", "--instance ml."):
-        assert advice in refused.value.hint
+    assert refused.value.hint == "What would help: model.load_in_4bit = true; --instance ml.g6e.xlarge."
     with pytest.raises(RecipeError, match="GiB"):
         keep_budget(huge)  # a notebook's submit
+
+
+def test_several_gpus_cannot_step_down_and_are_told_what_to_set(plan_for: MakePlan) -> None:
+    wide = {"training__per_device_train_batch_size": 6, "data__padding": "max_length"}
+    with pytest.raises(RecipeError, match="GiB") as refused:
+        cost(plan_for(compute__instance="ml.g5.12xlarge", **wide))
+    for advice in ("gradient_checkpointing = true", "per_device_train_batch_size", "--instance ml."):
+        assert advice in refused.value.hint
+    alone = rows(cost(plan_for(**wide)))
+    assert "fits the A10G's 24 GB" in alone["memory"] and alone["step"].startswith("fast: ")
+
+
+def test_an_evaluation_that_cannot_fit_is_refused_before_the_first_one_fails(plan_for: MakePlan) -> None:
+    wide = {"training__per_device_eval_batch_size": 64, "data__padding": "max_length"}
+    with pytest.raises(RecipeError, match="GiB") as refused:
+        cost(plan_for(**wide))
+    assert "a smaller per_device_eval_batch_size" in refused.value.hint
+    assert "fits" in rows(cost(plan_for(**wide, data__eval="", training__eval_strategy="no")))["memory"]
+
+
+def test_few_rows_are_evaluated_in_smaller_batches(plan_for: MakePlan, write_rows: Callable[..., Path]) -> None:
+    few = write_rows("few.jsonl", [{"text": f"few {number}"} for number in range(4)])
+    plan = plan_for(training__per_device_eval_batch_size=64, data__padding="max_length", data__eval=str(few))
+    assert "fits" in rows(cost(plan))["memory"]
 
 
 def test_what_may_fit_is_not_refused(plan_for: MakePlan) -> None:

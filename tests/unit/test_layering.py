@@ -11,10 +11,12 @@ from pathlib import Path
 import launcher
 
 PACKAGE = Path(launcher.__file__).parent
-LEAVES = {"cron", "errors", "gpu", "home", "images", "instances", "leaks", "price_table", "progress", "tables"}
+LEAVES = {
+    "cron", "errors", "gpu", "home", "images", "instances", "job_names", "leaks", "price_table", "progress", "tables",
+}  # fmt: skip
 # module or package -> what it may import beside the leaves
 ALLOWED = {
-    "__init__": {"champion", "job", "plan", "publication", "recipe", "request", "schedule", "submission"},
+    "__init__": {"champion", "job", "plan", "publication", "recipe", "request", "results", "schedule", "submission"},
     "__main__": {"cli"},
     "cli": {
         "aws",
@@ -25,7 +27,6 @@ ALLOWED = {
         "console",
         "data",
         "doctor",
-        "fallback",
         "job",
         "ledger",
         "local",
@@ -41,10 +42,12 @@ ALLOWED = {
         "submission",
         "templates",
     },
-    "console": {"data", "doctor", "job", "recipe", "results"},
+    "console": {"data", "doctor_scene", "job", "recipe", "results"},
     "submission": {"aws", "budget", "capacity", "data", "fallback", "hub", "job", "ledger", "plan", "request", "runs"},
-    "fallback": {"aws", "job", "ledger", "plan", "request", "runs"},
-    "runs": {"aws", "job", "plan", "request"},
+    "fallback": {"aws", "on_demand", "plan", "request"},
+    "on_demand": {"aws", "claims", "ledger"},
+    "claims": {"aws"},
+    "runs": {"aws", "claims", "job", "plan", "request"},
     "publication": {"aws", "data", "plan", "recipe", "request", "submission"},
     "champion": {"aws", "job", "plan", "publication", "recipe", "request", "results"},
     "scheduled": {"aws", "champion", "data", "plan", "publication", "recipe", "recipe_sections", "request"},
@@ -52,6 +55,7 @@ ALLOWED = {
     "schedule": {
         "aws",
         "champion",
+        "claims",
         "cron",
         "data",
         "executions",
@@ -59,11 +63,11 @@ ALLOWED = {
         "ledger",
         "plan",
         "publication",
-        "runs",
         "scheduled",
         "submission",
     },
-    "job": {"aws", "ledger", "results"},
+    "job": {"aws", "ledger", "on_demand", "results"},
+    "job_names": set(),
     "results": {"aws", "results"},
     "plan": {"base_model", "bundle", "compute", "data", "isolation", "recipe"},
     "base_model": {"recipe"},
@@ -92,11 +96,15 @@ ALLOWED = {
     "local": {"local"},
     "budget": {"aws", "estimate", "plan", "recipe"},
     "capacity": {"aws", "compute", "plan"},
-    "estimate": {"data", "memory_model", "plan", "time_model"},
+    "estimate": {"memory_model", "plan", "step_model", "time_model"},
+    "step_model": {"fast_model", "memory_model", "time_model"},
+    "fast_model": {"memory_model", "time_model"},
     "memory_model": set(),
     "time_model": {"memory_model"},
     "price_table": set(),
-    "doctor": {"aws", "hub", "recipe", "request"},
+    "doctor": {"aws", "doctor_rights", "doctor_scene", "hub", "recipe", "recipe_sections"},
+    "doctor_rights": {"aws", "doctor_scene", "recipe"},
+    "doctor_scene": {"aws", "recipe"},
     "bootstrap": {"aws", "templates"},
     "templates": set(),
 }
@@ -115,8 +123,9 @@ BRIDGES = {
     "champion": {"champion"},
     "scheduled": {"publication"},
     "memory_model": {"architectures", "config"},
+    "fast_model": {"config", "fast_conditions", "memory_plan"},
+    "step_model": {"config", "memory_plan"},
     "time_model": {"config", "steps"},
-    "estimate": {"config"},
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from container_src.sft.architectures import KNOWN, count_parameters
 from container_src.sft.config import TrainConfig
-from launcher.memory_model import UnknownShape, estimate_memory, find_shape, make_shape
+from launcher.memory_model import Lengths, UnknownShape, estimate_memory, find_shape, make_shape
 from launcher.recipe import load_recipe
 from launcher.time_model import Rows, estimate_step
 
@@ -51,7 +51,8 @@ def test_the_table_is_there() -> None:
 @pytest.mark.parametrize("name", TABLE)
 def test_the_peak_is_within_six_percent_of_the_measured_one(name: str) -> None:
     config = TABLE[name].config
-    memory = estimate_memory(find_shape(config, None), config, config.max_length, config.max_length)
+    rows = Lengths(config.max_length, config.max_length)
+    memory = estimate_memory(find_shape(config, None), config, rows, rows)
     assert memory.peak == pytest.approx(TABLE[name].peak_gib, rel=0.06)
     assert memory.low < TABLE[name].peak_gib < memory.high
 
@@ -89,7 +90,7 @@ def test_what_saves_memory_lowers_the_estimate() -> None:
     shape = find_shape(plain, None)
 
     def peak(**changes: object) -> float:
-        return estimate_memory(shape, dataclasses.replace(plain, **changes), 1024, 1024).peak  # type: ignore[arg-type]
+        return estimate_memory(shape, dataclasses.replace(plain, **changes), Lengths(1024, 1024)).peak  # type: ignore[arg-type]
 
     base = peak()
     for change in (
@@ -108,9 +109,29 @@ def test_what_saves_memory_lowers_the_estimate() -> None:
 def test_short_rows_lower_the_low_end_alone() -> None:
     config = TrainConfig()
     shape = find_shape(config, None)
-    full, short = (estimate_memory(shape, config, 1024, surely) for surely in (1024, 100))
+    full, short = (estimate_memory(shape, config, Lengths(1024, surely)) for surely in (1024, 100))
     assert short.low < full.low
     assert (short.peak, short.high) == (full.peak, full.high)
+
+
+def test_one_process_steps_down_and_several_cannot() -> None:
+    config = TrainConfig(per_device_train_batch_size=16)
+    shape, rows = find_shape(config, None), Lengths(1024, 1024)
+    alone, together = (estimate_memory(shape, config, rows, processes=count) for count in (1, 4))
+    assert (alone.low, alone.high) == (together.low, together.high) == (together.least, together.enough)
+    one = dataclasses.replace(config, per_device_train_batch_size=1, gradient_checkpointing=True)
+    smallest = estimate_memory(shape, one, rows)
+    assert (alone.least, alone.enough) == (smallest.low, smallest.high)
+    assert alone.enough < alone.low / 5
+
+
+def test_an_evaluation_of_many_rows_at_once_takes_what_its_logits_take() -> None:
+    config = TrainConfig(gradient_checkpointing=True, per_device_eval_batch_size=16)
+    shape, rows = find_shape(config, None), Lengths(1024, 500)
+    without, with_one = (estimate_memory(shape, config, rows, scored) for scored in (None, rows))
+    logits = 16 * 1024 * 151_936 * 8 / 2**30
+    assert logits < with_one.peak < logits + 2 and without.peak < logits
+    assert with_one.least > without.least
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ JOB = "arn:aws:sagemaker:eu-west-1:111122223333:training-job/my-run-20260101-120
 ROLE = "arn:aws:iam::111122223333:role/launcher-JobRole"
 LOGS = "arn:aws:logs:eu-west-1:111122223333:log-group:/aws/sagemaker/TrainingJobs"
 IMAGES = "arn:aws:ecr:eu-west-1:763104351884:repository/huggingface-pytorch-training"
-STACK = "arn:aws:cloudformation:eu-west-1:111122223333:stack/launcher/1234"
+STACK = "arn:aws:cloudformation:eu-west-1:111122223333:stack/launcher/*"  # as AWS evaluates a stack asked by name
+SSO = "arn:aws:iam::111122223333:role/aws-reserved/sso.amazonaws.com/eu-west-1/AWSReservedSSO_Training_0123456789abcdef"
 ENI = "arn:aws:ec2:eu-west-1:111122223333:network-interface/eni-1"
 Context = dict[str, Any]
 
@@ -81,6 +82,9 @@ PEOPLE: list[tuple[str, str, Context, bool]] = [
     ("iam:SimulatePrincipalPolicy", ROLE, {}, True),
     ("iam:SimulatePrincipalPolicy", "arn:aws:iam::111122223333:user/ann", {"aws:username": "ann"}, True),
     ("iam:SimulatePrincipalPolicy", "arn:aws:iam::111122223333:user/bob", {"aws:username": "ann"}, False),
+    ("iam:GetRole", SSO, {}, True),  # whose path nobody can guess, and a simulation needs it
+    ("iam:SimulatePrincipalPolicy", SSO, {}, True),
+    ("iam:GetRole", "arn:aws:iam::111122223333:role/admin", {}, False),
     ("iam:PutRolePolicy", ROLE, {}, False),
     ("iam:UpdateAssumeRolePolicy", ROLE, {}, False),
     ("sts:AssumeRole", ROLE, {}, False),
@@ -89,6 +93,7 @@ PEOPLE: list[tuple[str, str, Context, bool]] = [
     ("s3:PutObject", f"{B}/launcher/runs/my-run/after-nothing.json", {}, True),
     ("s3:PutObject", f"{B}/launcher/current/my-recipe/train.manifest", {}, True),
     ("s3:PutObject", f"{B}/launcher/champions/my-recipe/champion.manifest", {}, True),
+    ("s3:PutObject", f"{B}/launcher/models/qwen/config.json", {}, True),  # model.s3, for jobs without a network
     ("s3:PutObject", f"{B}/launcher/output/my-run/output/model.tar.gz", {}, False),
     ("s3:PutObject", f"{B}/launcher/checkpoints/my-run/x/state", {}, False),
     ("s3:PutObject", f"{B}/other/data/x", {}, False),
@@ -115,12 +120,15 @@ PEOPLE: list[tuple[str, str, Context, bool]] = [
     ("servicequotas:ListServiceQuotas", "*", {}, True),
     ("servicequotas:RequestServiceQuotaIncrease", "*", {}, False),
     ("ecr:DescribeImages", IMAGES, {}, True),
+    ("secretsmanager:DescribeSecret", SECRET, {}, False),
     ("secretsmanager:GetSecretValue", SECRET, {}, False),
 ]
 JOBS: list[tuple[str, str, Context, bool]] = [
     ("s3:GetObject", f"{B}/launcher/source/abc/sourcedir.tar.gz", {}, True),
     ("s3:GetObject", f"{B}/launcher/current/my-recipe/train.manifest", {}, True),
     ("s3:GetObject", f"{B}/launcher/champions/my-recipe/champion.manifest", {}, True),
+    ("s3:GetObject", f"{B}/launcher/models/qwen/config.json", {}, True),
+    ("s3:PutObject", f"{B}/launcher/models/qwen/config.json", {}, False),
     ("s3:GetObject", f"{B}/launcherx/data/train", {}, False),
     ("s3:GetObject", "arn:aws:s3:::somebody-elses/launcher/data/x", {}, False),
     ("s3:PutObject", f"{B}/launcher/output/my-run/output/model.tar.gz", {}, True),
@@ -177,6 +185,9 @@ FULL_PEOPLE: list[tuple[str, str, Context, bool]] = [
     ("sagemaker:CreateTrainingJob", JOB, start("ml.g5.xlarge", limit=3601), False),
     ("s3:PutObject", f"{B}/{T}/data/train/abc/train.jsonl", {}, True),
     ("s3:PutObject", f"{B}/launcher/data/train/abc/train.jsonl", {}, False),
+    ("secretsmanager:DescribeSecret", SECRET, {}, True),
+    ("secretsmanager:DescribeSecret", SECRET.replace("hf", "other"), {}, False),
+    ("secretsmanager:GetSecretValue", SECRET, {}, False),
 ]
 ROWS = [
     *(("people", PLAIN_SITE.statements("LauncherPolicy"), *row) for row in PEOPLE),

@@ -59,6 +59,15 @@ def test_codes_that_mean_something_else_by_now_are_listed_again(client: Any, stu
     assert fetch_quotas(client, NAMES)[NAMES[0]].value == 3
 
 
+def test_a_code_that_aws_no_longer_knows_is_listed_again(client: Any, stub: Stubber) -> None:
+    stub.add_response("list_service_quotas", page(2, 4), LIST)
+    fetch_quotas(client, NAMES)
+    answer_by_code(stub, NAMES[0], 7)
+    stub.add_client_error("get_service_quota", "NoSuchResourceException", "no such quota")
+    stub.add_response("list_service_quotas", page(3, 5), LIST)
+    assert [quota.value for quota in fetch_quotas(client, NAMES).values()] == [3, 5]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", "\x00"])
 def test_a_broken_file_of_codes_is_passed_over(client: Any, stub: Stubber, content: str) -> None:
     (state_home() / "quota-codes.json").write_text(content)

@@ -10,7 +10,7 @@ import pytest
 from launcher import recipe as recipes
 from launcher.cli.recipes import parse_setting
 from launcher.errors import RecipeError
-from launcher.plan import find_prepared, find_row_files
+from launcher.plan import find_prepared, find_row_files, make_plan
 from launcher.recipe import load_recipe, shipped_recipes
 
 
@@ -173,3 +173,14 @@ def test_a_mistake_on_the_command_line_is_not_blamed_on_the_file(write_recipe) -
         load_recipe(
             write_recipe(MINIMAL), {"training.learning_rate": -1.0}, origins={"training.learning_rate": "--set"}
         )
+
+
+@pytest.mark.parametrize("setting", ["load_best_model_at_end = true", "early_stopping_patience = 2"])
+def test_a_plan_that_goes_by_the_eval_loss_wants_eval_rows(write_recipe, write_rows, setting: str) -> None:
+    rows = [{"prompt": f"question {number}", "completion": "answer"} for number in range(30)]
+    write_rows("train.jsonl", rows)
+    write_rows("test.jsonl", [{"prompt": "another question", "completion": "answer"}])
+    path = write_recipe(f'{MINIMAL}test = "test.jsonl"\n[training]\n{setting}\n')
+    with pytest.raises(RecipeError, match="go by the eval loss, and there are no eval rows") as caught:
+        make_plan(load_recipe(path))
+    assert "leave both settings out" in caught.value.hint

@@ -272,7 +272,7 @@ def test_a_wrong_clock_and_a_missing_group_are_explained() -> None:
 
 
 def test_a_scheduled_job_belongs_to_its_schedule() -> None:
-    from launcher.job import is_scheduled, run_of
+    from launcher.job_names import is_scheduled, run_of
 
     assert run_of(f"weekly-{SAMPLE_ID}") == "weekly"
     assert run_of("weekly-d32c5kddcf5bb8c3") == "weekly"

@@ -124,6 +124,8 @@ def test_a_table_shows_every_statement_once(training: dict[str, Any]) -> None:
     assert [(grant.who, grant.resources, grant.only_if) for grant in secret] == [
         ("JobRole", ("${HfSecretArn}",), "HasSecret")
     ]
+    (look,) = [grant for grant in grants if "secretsmanager:DescribeSecret" in grant.actions]
+    assert (look.who, look.only_if) == ("LauncherPolicy", "HasSecret")
     documents = [
         document
         for item in training["Resources"].values()

@@ -1,0 +1,146 @@
+"""What a fast step takes of a GPU: memory by the container's own plan of it, and time. Stdlib only.
+
+The time's coefficients were fitted to fourteen steps measured on one H200 (the README's tables): each is met within 9%.
+Nothing was measured on other GPUs: there, arithmetic and memory traffic are scaled by what the GPU reaches of both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from container_src.sft import memory_plan
+from container_src.sft.config import TrainConfig
+from container_src.sft.fast_conditions import choose_arithmetic, find_reason, find_reason_in_adapters
+from container_src.sft.memory_plan import OVERHEAD, ROOM, Setting
+from launcher.memory_model import GIB, SPREAD, Lengths, Memory, Shape, base_gib, estimate_evaluation, off
+from launcher.time_model import REACHABLE_TFLOPS
+
+MEASURED_GPU = "H200"
+WITHOUT_BFLOAT16 = ("T4", "V100")
+# Of the GPU's memory, from data sheets.
+TERABYTES_PER_S = {"A10G": 0.6, "L4": 0.3, "L40S": 0.86, "A100": 1.55, "H100": 3.35, "H200": 4.8}
+# What twelve measured peaks add to the base lies 1 to 7% below the container's estimate of it, less OVERHEAD.
+MEMORY_SPREAD = 0.1
+# Around a step on the measured GPU; and on another one (assumed).
+TIME_SPREAD, SCALED_SPREAD = 1.15, 1.5
+# Rows packed end to end are filled up to one of a few lengths, by 0 to 8% (counted).
+FILLED = 1.05
+# Matrix products reach 87% of the reachable rate, attention's 59% (assumed).
+PRODUCTS, ATTENTION = 1.15, 1.7
+# Bytes that move for a weight in each pass: its reading, at 77% of the bandwidth (assumed), and its unpacking from 4
+# bits where the base is not resident (fitted, to one row).
+READ_BYTES, UNPACKED_BYTES = 2.6, 16.2
+# What moves for each byte that a layer keeps, and what its kernels take however few the tokens (fitted).
+TRAFFIC, LAYER_S = 20.6, 0.14e-3
+# An 8-bit optimizer updates each of the adapters' matrices by a call of its own (fitted).
+MATRIX_S = 0.079e-3
+EIGHT_BIT = ("paged_adamw_8bit", "adamw_8bit")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's tokens, and those of its longest row."""
+
+    tokens: float
+    longest: float
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        return math.ceil(self.tokens), math.ceil(self.longest)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A step, and the way that the container chooses for it; None where it takes the plain path."""
+
+    step: Step
+    setting: Setting | None
+
+
+def find_reason_against(config: TrainConfig, model: Mapping[str, Any], gpu: str, processes: int) -> str:
+    """Why the job's steps will take the plain path, or "", by the container's own conditions."""
+    arithmetic = choose_arithmetic(config.compute_dtype, gpu not in WITHOUT_BFLOAT16)
+    return find_reason(config, model.get, arithmetic, processes, has_gpu=True) or find_reason_in_adapters(
+        config.lora_r, config.target_modules
+    )
+
+
+def choose_setting(shape: Shape, config: TrainConfig, step: Step, usable: float) -> Setting | None:
+    """The way that the container chooses on a GPU with so many usable GiB; None where it takes the plain path."""
+    room = ROOM * (usable - _loaded_gib(shape, config)) * GIB
+    return memory_plan.choose_setting(_sizes(shape, config), *step.whole, room=int(min(room, 2**60)))
+
+
+def _loaded_gib(shape: Shape, config: TrainConfig) -> float:
+    """What is there when the container chooses: the base, and fresh adapters in float32."""
+    return base_gib(shape, config) + 4 * shape.adapter_parameters(config) / GIB
+
+
+def _sizes(shape: Shape, config: TrainConfig) -> memory_plan.Shape:
+    return memory_plan.Shape(
+        layers=shape.layers,
+        hidden=shape.hidden,
+        intermediate=shape.inner,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head=shape.head,
+        vocabulary=shape.vocabulary,
+        rank=config.lora_r,
+    )
+
+
+def estimate_fast_memory(
+    shape: Shape, config: TrainConfig, most: Chosen, fewest: Chosen, evaluation: Lengths | None, plain: Memory
+) -> Memory:
+    """For the fullest and the shortest steps that the job may have; `plain` is what is left where no way fits."""
+    scored, base = estimate_evaluation(shape, config, evaluation), base_gib(shape, config)
+    smallest = [min(_peaks(shape, config, chosen.step)) for chosen in (fewest, most)]
+    needed = _loaded_gib(shape, config) + (smallest[1] + OVERHEAD / GIB - base) / ROOM
+    either = replace(
+        plain,
+        least=min(plain.least, off(base, max(smallest[0], scored.surely), -SPREAD)),
+        enough=min(plain.enough, max(needed, off(base, scored.most, SPREAD))),
+    )
+    if most.setting is None or fewest.setting is None:
+        return either
+    peak = max(_peak(shape, config, most.setting), scored.most)
+    low = off(base, max(_peak(shape, config, fewest.setting), scored.surely), -MEMORY_SPREAD)
+    return replace(either, peak=peak, low=low, high=peak + OVERHEAD / GIB)
+
+
+def _peaks(shape: Shape, config: TrainConfig, step: Step) -> list[float]:
+    settings = memory_plan.iter_settings(_sizes(shape, config), *step.whole)
+    return [_peak(shape, config, setting) for setting in settings]
+
+
+def _peak(shape: Shape, config: TrainConfig, setting: Setting) -> float:
+    """GiB that PyTorch holds; the container's estimate adds what the GPU must have beside it."""
+    return base_gib(shape, config) + (memory_plan.estimate_bytes(setting, _sizes(shape, config)) - OVERHEAD) / GIB
+
+
+def knows_speed(gpu: str) -> bool:
+    return gpu in TERABYTES_PER_S
+
+
+def spread_of(gpu: str) -> float:
+    return TIME_SPREAD if gpu == MEASURED_GPU else SCALED_SPREAD
+
+
+def estimate_seconds(shape: Shape, config: TrainConfig, step: Step, setting: Setting, gpu: str) -> float:
+    again = int(setting.checkpointing)  # the layers' forward pass, a second time
+    parts = math.ceil(step.tokens / setting.tokens)
+    tokens = FILLED * step.tokens
+    head = shape.vocabulary * shape.hidden
+    products = ((4 + 2 * again) * shape.linear_parameters + 4 * head) * tokens
+    # each token looks at half of its row; the backward pass takes 2.5 times the forward one
+    attention = (3.5 + again) * 2 * tokens * step.longest * shape.queries * shape.layers
+    kept = shape.layers * memory_plan.saved_bytes(_sizes(shape, config), math.ceil(tokens))
+    passes = parts * (2 + again) * shape.linear_parameters
+    moved = kept * TRAFFIC * (1 + again / 3) + passes * (READ_BYTES + (0 if setting.resident else UNPACKED_BYTES))
+    matrices = 2 * len(config.target_modules) * shape.layers if config.optim in EIGHT_BIT else 0
+    arithmetic = (products * PRODUCTS + attention * ATTENTION) / (REACHABLE_TFLOPS[gpu] * 1e12)
+    traffic = moved / (TERABYTES_PER_S[gpu] * 1e12)
+    return arithmetic + traffic + parts * shape.layers * LAYER_S + matrices * MATRIX_S

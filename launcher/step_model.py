@@ -1,0 +1,90 @@
+"""Which way a job's steps will take, the fast or the plain one, and what one takes of memory and time. Stdlib only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from container_src.sft.config import TrainConfig
+from container_src.sft.memory_plan import Setting
+from launcher import fast_model
+from launcher.fast_model import Chosen, Step, choose_setting
+from launcher.instances import Instance
+from launcher.memory_model import Lengths, Memory, Shape, estimate_memory, make_shape, usable_gib
+from launcher.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_step
+
+
+@dataclass(frozen=True)
+class Steps:
+    """`duration` is one step's, None where the GPU's speed is not known; `basis` says what that is worth."""
+
+    memory: Memory
+    way: str
+    duration: Duration | None
+    basis: str = ""
+
+
+def estimate_steps(
+    config: TrainConfig,
+    model: Mapping[str, Any],
+    train: Rows,
+    evaluation: Rows | None,
+    on: Instance | None,
+    processes: int,
+) -> Steps:
+    """`model` is config.json; `train` and `evaluation` are rows before padding."""
+    if evaluation:
+        at_once = min(config.per_device_eval_batch_size, math.ceil(evaluation.count / processes))
+        config = replace(config, per_device_eval_batch_size=at_once)
+    shape, gpu = make_shape(model), on.gpu if on else ""
+    padded = pad_rows(train, config)
+    scored = _lengths(pad_rows(evaluation, config), config) if evaluation else None
+    memory = estimate_memory(shape, config, _lengths(padded, config), scored, processes)
+    plain = estimate_step(shape, config, padded, gpu) if gpu in REACHABLE_TFLOPS else None
+    basis = f"estimate for the {gpu}'s arithmetic"
+    if reason := fast_model.find_reason_against(config, model, gpu, processes):
+        return Steps(memory, f"plain, since {reason}", plain, basis)
+    usable = usable_gib(on) if on else math.inf
+    full, long, short = _find_steps(train, config)
+    most, fewest = (Chosen(step, choose_setting(shape, config, step, usable)) for step in (full, short))
+    memory = fast_model.estimate_fast_memory(shape, config, most, fewest, scored, memory)
+    if fewest.setting is None:
+        return Steps(memory, "plain, since no packed row fits", plain, basis)
+    low = _fast_seconds(shape, config, short, fewest.setting, gpu)
+    if most.setting is None:
+        way = f"fast: {fewest.setting}; plain where rows are too long for it"
+        mixed = Duration(low[0], plain.high) if low and plain else None
+        return Steps(memory, way, mixed, basis)
+    high = _fast_seconds(shape, config, long, most.setting, gpu)
+    basis = f"estimate: steps measured on an {fast_model.MEASURED_GPU}, scaled to the {gpu}'s arithmetic and bandwidth"
+    return Steps(memory, f"fast: {most.setting}", Duration(low[0], high[1]) if low and high else None, basis)
+
+
+def _fast_seconds(
+    shape: Shape, config: TrainConfig, step: Step, setting: Setting, gpu: str
+) -> tuple[float, float] | None:
+    """The fast and the slow end; None for a GPU that is not known."""
+    if not fast_model.knows_speed(gpu):
+        return None
+    seconds, spread = fast_model.estimate_seconds(shape, config, step, setting, gpu), fast_model.spread_of(gpu)
+    return seconds / spread, seconds * spread
+
+
+def pad_rows(rows: Rows, config: TrainConfig) -> Rows:
+    """As the plain path and evaluations see them."""
+    if config.padding == "max_length":
+        return replace(rows, fewest_tokens=config.max_length, most_tokens=config.max_length)
+    return rows
+
+
+def _lengths(rows: Rows, config: TrainConfig) -> Lengths:
+    return Lengths(config.max_length, int(rows.fewest_tokens))
+
+
+def _find_steps(rows: Rows, config: TrainConfig) -> tuple[Step, Step, Step]:
+    """A step of rows that are all as long as max_length, and of rows that are as long and as short as they may be."""
+    lengths = (config.max_length, rows.most_tokens, rows.fewest_tokens)
+    full, long, short = (Step(config.effective_batch_size * length, length) for length in lengths)
+    return full, long, short
