@@ -66,9 +66,10 @@ def make_costed(plan: Plan, find_price: FindPrice) -> Costed:
     if plan.recipe.compute.place == "local":
         found = make_estimate(plan)
         return Costed(_with_warning(plan, found), (found,))
-    each = [make_estimate(one) for one in _iter_types(plan)]
-    for found in each:
-        check_fits(found, plan)
+    typed = [*_iter_types(plan)]
+    each = [make_estimate(one) for one in typed]
+    for found, one in zip(each, typed, strict=True):
+        check_fits(found, one)
     each = [dataclasses.replace(found, price=find_price(found.instance)) for found in each]
     limited = plan
     for found in each:  # whichever of them AWS takes
