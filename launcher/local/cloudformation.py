@@ -1,4 +1,4 @@
-"""What moto's CloudFormation leaves undone when a change set is carried out."""
+"""What moto's CloudFormation leaves undone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def mend_change_sets(make_bucket: MakeBucket) -> None:
     description, outputs or exports; and its buckets lie in moto's S3, which is not the one that answers here."""
     from moto.cloudformation.models import CloudFormationBackend
 
+    _mend_lists()
     carry_out = CloudFormationBackend.execute_change_set
 
     def execute_change_set(self: Any, change_set_name: str, stack_name: str | None = None) -> None:
@@ -21,6 +22,19 @@ def mend_change_sets(make_bucket: MakeBucket) -> None:
         _refresh(self, self.stacks[change_set.stack_id], change_set.parameters, make_bucket)
 
     CloudFormationBackend.execute_change_set = execute_change_set
+
+
+def _mend_lists() -> None:
+    """moto 5.2 drops what is AWS::NoValue from objects, but leaves a null in its place in a list."""
+    from moto.cloudformation import parsing
+
+    clean = parsing.clean_json
+
+    def clean_json(value: Any, resources: Any) -> Any:
+        cleaned = clean(value, resources)
+        return [item for item in cleaned if item is not None] if isinstance(value, list) else cleaned
+
+    parsing.clean_json = clean_json
 
 
 def _names(change_set: Any) -> tuple[str, str]:
