@@ -16,7 +16,7 @@ from typing import Any
 from launcher import ledger, on_demand
 from launcher.aws import jobs
 from launcher.aws.logs import iter_log_lines
-from launcher.aws.reasons import find_fix, is_capacity_error
+from launcher.aws.reasons import ON_DEMAND, find_fix, is_capacity_error
 from launcher.aws.s3 import find_object, split_uri
 from launcher.aws.session import Session, open_session
 from launcher.errors import ArtifactError, CloudError, CredentialsError, JobFailed, JobStopped, UnknownJob
@@ -101,6 +101,7 @@ class JobState:
     place: str
     checkpoints: str = ""
     outcome: str = ""
+    goes_on: bool = False  # whoever waits for it starts the job that follows it on demand
 
     def describe(self) -> dict[str, Any]:
         """For --json."""
@@ -137,7 +138,7 @@ class JobState:
             rows.append(("model", self.model_uri))
         if self.reason:
             rows.append(("reason", self.reason))
-        if self.status.is_over and (fix := find_fix(self.reason, self.secondary, self.name)):
+        if self.status.is_over and (fix := self._fix()):
             rows.append(("fix", fix))
         return rows
 
@@ -145,6 +146,9 @@ class JobState:
         if self.place == "local":
             return "local"  # the request names a type, since AWS's has to; it is this machine all the same
         return f"{self.count} x {self.instance}" if self.count > 1 else self.instance
+
+    def _fix(self) -> str:
+        return ON_DEMAND.format(job=self.name) if self.goes_on else find_fix(self.reason, self.secondary)
 
     def _cost_rows(self, price_per_h: float | None) -> list[tuple[str, str]]:
         if self.training_s is None:
@@ -183,7 +187,10 @@ class Job:
         return jobs.describe_job(self.session, self.name)
 
     def state(self) -> JobState:
-        state = _make_state(self.description(), self.session.place)
+        description = self.description()
+        state = _make_state(description, self.session.place)
+        if state.spot and state.lacked_capacity:
+            return dataclasses.replace(state, goes_on=on_demand.is_due(self.session, description))
         if state.status is Status.COMPLETED and is_scheduled(self.name):
             return dataclasses.replace(state, outcome=find_outcome(self.session, state))
         return state

@@ -35,7 +35,7 @@ def find_next(
     """
     job = description["TrainingJobName"]
     bucket, folder = _launcher_folder(description)
-    if s3.find_object(session, bucket, folder + request_key(job)) is None:
+    if not is_due(session, description):
         return None
     content, _ = s3.get_bytes(session, bucket, folder + request_key(job))
     run = run_of(job)
@@ -50,6 +50,12 @@ def find_next(
     ledger.record(ledger.Entry(name, session.place, session.region))
     say(f"{job} got no spot capacity within its wait; {name} goes on from it on demand")
     return name
+
+
+def is_due(session: Session, description: dict[str, Any]) -> bool:
+    """Whether the recipe of a spot job says that one on demand follows it."""
+    bucket, folder = _launcher_folder(description)
+    return s3.find_object(session, bucket, folder + request_key(description["TrainingJobName"])) is not None
 
 
 def request_key(job: str) -> str:

@@ -50,20 +50,14 @@ STOPS = {
     "MaxRuntimeExceeded": "compute.max_runtime was reached. Submit again with a longer one: the run goes on from its "
     "last checkpoint.",
 }
-
-
-# For who looks at a job that nobody has followed to its end: its recipe may have said already what comes after it.
-UNFOLLOWED = (
-    "No spot capacity came within compute.max_wait. `launcher wait {job}` starts it on demand if its recipe has "
-    "compute.on_demand_after_wait; else submit again with that, with a longer max_wait, or without --spot; the run "
-    "goes on where it was."
+# Where the recipe has said already what comes after a spot job without capacity, and nobody has followed it there.
+ON_DEMAND = (
+    "No spot capacity came within compute.max_wait. `launcher wait {job}` starts it on demand, as its recipe says."
 )
 
 
-def find_fix(reason: str, secondary_status: str = "", unfollowed: str = "") -> str:
+def find_fix(reason: str, secondary_status: str = "") -> str:
     """What to do about how a job ended; empty where AWS's words are all that is known."""
-    if unfollowed and secondary_status == "MaxWaitTimeExceeded":
-        return UNFOLLOWED.format(job=unfollowed)
     if secondary_status in STOPS:
         return STOPS[secondary_status]
     return next((row.fix for row in REASONS if reason and re.search(row.text, reason)), "")

@@ -111,10 +111,25 @@ def test_a_wait_limit_is_told_from_a_stop(session: Session) -> None:
     assert not state_of(session, description("Stopped")).lacked_capacity
 
 
-def test_status_of_a_job_that_nobody_followed_names_the_wait_that_starts_it_on_demand(session: Session) -> None:
-    rows = dict(state_of(session, description("Stopped", "MaxWaitTimeExceeded")).rows())
-    assert f"`launcher wait {NAME}` starts it on demand" in rows["fix"]
-    assert "starts it" not in dict(state_of(session, description("Stopped", "MaxRuntimeExceeded")).rows())["fix"]
+@pytest.mark.parametrize("said", [True, False])
+def test_status_of_a_spot_job_names_the_wait_that_starts_it_on_demand_where_its_recipe_says_so(
+    session: Session, said: bool
+) -> None:
+    key = {"Bucket": "b", "Key": f"launcher/runs/mine/{NAME}.on-demand.json"}
+    ended = description(
+        "Stopped",
+        "MaxWaitTimeExceeded",
+        EnableManagedSpotTraining=True,
+        OutputDataConfig={"S3OutputPath": "s3://b/launcher/output"},
+    )
+    with Stubber(session.client("s3")) as s3:
+        if said:
+            s3.add_response("head_object", {"ContentLength": 2, "ETag": "x"}, key)
+        else:
+            s3.add_client_error("head_object", "404", "Not Found", 404, expected_params=key)
+        fix = dict(state_of(session, ended).rows())["fix"]
+    assert (f"`launcher wait {NAME}` starts it on demand" in fix) == said
+    assert ("set compute.on_demand_after_wait" in fix) != said
 
 
 def test_the_third_capacity_error_in_a_row_is_counted(session: Session) -> None:

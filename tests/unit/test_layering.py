@@ -118,7 +118,7 @@ ALLOWED = {
     "time_model": {"memory_model"},
     "price_table": set(),
     "doctor": {"aws", "doctor_rights", "doctor_scene", "gate_rights", "hub", "recipe", "recipe_sections", "request"},
-    "doctor_rights": {"aws", "doctor_scene", "recipe"},
+    "doctor_rights": {"aws", "doctor_scene", "gate_rights", "recipe"},
     "doctor_scene": {"aws", "recipe"},
     "bootstrap": {"aws", "templates"},
     "templates": set(),
