@@ -12,14 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from launcher.champion import Champion, find_champion, list_moves, promote_job, roll_back_champion
     from launcher.job import Job, JobState, Status, attach, list_jobs
     from launcher.plan import Plan, make_plan
-    from launcher.publication import Publication, publish, roll_back_publication
     from launcher.recipe import Recipe, load_recipe
     from launcher.request import Site, make_request
     from launcher.results.comparison import compare
-    from launcher.schedule import Schedule, attach_schedule, create_schedule, list_schedules, plan_update
+    from launcher.retraining.champion import Champion, find_champion, list_moves, promote_job, roll_back_champion
+    from launcher.retraining.publication import Publication, publish, roll_back_publication
+    from launcher.retraining.schedule import Schedule, attach_schedule, create_schedule, list_schedules, plan_update
     from launcher.submission import submit
 
 # Loaded at first use, so that `launcher --help` and a scheduler's import stay instant.
@@ -33,19 +33,19 @@ _HOMES = {
     "make_plan": "plan",
     "Recipe": "recipe",
     "load_recipe": "recipe",
-    "Champion": "champion",
-    "find_champion": "champion",
-    "list_moves": "champion",
-    "promote_job": "champion",
-    "roll_back_champion": "champion",
-    "Publication": "publication",
-    "publish": "publication",
-    "roll_back_publication": "publication",
-    "Schedule": "schedule",
-    "attach_schedule": "schedule",
-    "create_schedule": "schedule",
-    "list_schedules": "schedule",
-    "plan_update": "schedule",
+    "Champion": "retraining.champion",
+    "find_champion": "retraining.champion",
+    "list_moves": "retraining.champion",
+    "promote_job": "retraining.champion",
+    "roll_back_champion": "retraining.champion",
+    "Publication": "retraining.publication",
+    "publish": "retraining.publication",
+    "roll_back_publication": "retraining.publication",
+    "Schedule": "retraining.schedule",
+    "attach_schedule": "retraining.schedule",
+    "create_schedule": "retraining.schedule",
+    "list_schedules": "retraining.schedule",
+    "plan_update": "retraining.schedule",
     "Site": "request",
     "make_request": "request",
     "compare": "results.comparison",

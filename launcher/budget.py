@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from launcher.aws.prices import start_pricing
 from launcher.errors import InputError
-from launcher.estimate import Estimate, check_fits, limit_cost, make_estimate
+from launcher.estimates.estimate import Estimate, check_fits, limit_cost, make_estimate
 from launcher.plan import Plan
 from launcher.price_table import Price
 from launcher.recipe import Recipe

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from launcher.account.doctor_scene import Finding
     from launcher.data.checking import Checked
     from launcher.data.preparing import Prepared
     from launcher.data.preview import Preview, PreviewRow, Segment
-    from launcher.doctor_scene import Finding
     from launcher.job import JobSummary
     from launcher.recipe import Recipe
     from launcher.results.adapters import Adapter

@@ -11,8 +11,8 @@ from launcher.cli.verbs import add_json, add_verb
 from launcher.errors import InputError
 
 if TYPE_CHECKING:
+    from launcher.account.bootstrap import Proposal, Removal
     from launcher.aws.session import Session
-    from launcher.bootstrap import Proposal, Removal
 
 # A flag -> the template's parameter it sets.
 PARAMETER_FLAGS = {
@@ -113,10 +113,10 @@ def _confirm(yes: bool, question: str) -> None:
 
 def run_bootstrap(args: argparse.Namespace) -> int:
     from launcher import console
+    from launcher.account.bootstrap import find_secret, schedule_parameters
+    from launcher.account.templates import SCHEDULE, TRAINING
     from launcher.aws.schedules import STACK as SCHEDULES_STACK
     from launcher.aws.stacks import find_stack
-    from launcher.bootstrap import find_secret, schedule_parameters
-    from launcher.templates import SCHEDULE, TRAINING
 
     if args.print:
         return _print_grants(args.json)
@@ -139,7 +139,7 @@ def _deploy(
 ) -> dict[str, Any]:
     """One stack, after its changes were shown and agreed to."""
     from launcher import console
-    from launcher.bootstrap import proposed
+    from launcher.account.bootstrap import proposed
 
     with proposed(session, name, given, template) as proposal:
         console.say(f"account {proposal.account}, region {session.region}, stack {name}")
@@ -155,7 +155,7 @@ def _deploy(
 def _given(args: argparse.Namespace) -> dict[str, str]:
     """Parameters that the command line sets, as the template allows them; the others stay as they are."""
     from launcher import leaks
-    from launcher.templates import TRAINING, find_broken
+    from launcher.account.templates import TRAINING, find_broken
 
     flags = {flag: value for flag in (*PARAMETER_FLAGS, "hf_secret") if (value := getattr(args, flag)) is not None}
     for flag, value in flags.items():
@@ -205,7 +205,7 @@ def _report(as_json: bool, proposal: Proposal, status: str) -> dict[str, Any]:
 
 def _print_grants(as_json: bool) -> int:
     from launcher import console
-    from launcher.templates import find_grants, shipped_templates
+    from launcher.account.templates import find_grants, shipped_templates
 
     for name in shipped_templates() if not as_json else ():
         rows = [line for grant in find_grants(name) for line in grant.lines()]
@@ -218,7 +218,7 @@ def _print_grants(as_json: bool) -> int:
 
 def run_teardown(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.bootstrap import find_removals
+    from launcher.account.bootstrap import find_removals
 
     session, name = _open(args)
     removals = find_removals(session, name)
@@ -247,7 +247,7 @@ def run_teardown(args: argparse.Namespace) -> int:
 def _say_absent(args: argparse.Namespace, session: Session, name: str) -> None:
     """Nothing to delete is fine for a second teardown, and a mistake where somebody names a stack."""
     from launcher import console
-    from launcher.bootstrap import list_own
+    from launcher.account.bootstrap import list_own
 
     there = " or ".join(f"`launcher teardown --stack-name {other}`" for other in list_own(session))
     if args.stack_name:

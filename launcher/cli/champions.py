@@ -41,7 +41,7 @@ def _print(champion: Any, args: argparse.Namespace) -> None:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    from launcher.champion import find_champion
+    from launcher.retraining.champion import find_champion
 
     champion = find_champion(load_recipe_from(args)).check()
     _print(champion, args)
@@ -50,7 +50,7 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_history(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.champion import list_moves
+    from launcher.retraining.champion import list_moves
 
     moves = list_moves(load_recipe_from(args))
     if args.json:
@@ -65,7 +65,7 @@ def run_history(args: argparse.Namespace) -> int:
 
 def run_rollback(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.champion import roll_back_champion
+    from launcher.retraining.champion import roll_back_champion
 
     champion = roll_back_champion(load_recipe_from(args), say=console.say)
     _print(champion, args)
@@ -74,7 +74,7 @@ def run_rollback(args: argparse.Namespace) -> int:
 
 
 def run_promote(args: argparse.Namespace) -> int:
-    from launcher.champion import promote_job
+    from launcher.retraining.champion import promote_job
 
     _print(promote_job(args.name, args.at), args)
     return 0

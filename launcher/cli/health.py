@@ -29,7 +29,7 @@ def add_verbs(verbs: Any) -> None:
 
 def run_doctor(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.doctor import examine, is_healthy
+    from launcher.account.doctor import examine, is_healthy
 
     findings = examine(load_recipe_from(args))
     if args.json:

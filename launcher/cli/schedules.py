@@ -107,7 +107,7 @@ def _period(text: str) -> str:
 def run_publish(args: argparse.Namespace) -> int:
     from launcher import console
     from launcher.plan import make_plan
-    from launcher.publication import publish, roll_back_publication
+    from launcher.retraining.publication import publish, roll_back_publication
 
     if args.name:
         raise InputError(
@@ -129,7 +129,7 @@ def run_publish(args: argparse.Namespace) -> int:
 def run_create(args: argparse.Namespace) -> int:
     from launcher import console
     from launcher.plan import make_plan
-    from launcher.schedule import RETRIES, create_schedule
+    from launcher.retraining.schedule import RETRIES, create_schedule
 
     made = create_schedule(
         make_plan(load_recipe_from(args), track=console.track),
@@ -149,7 +149,7 @@ def run_create(args: argparse.Namespace) -> int:
 def run_update(args: argparse.Namespace) -> int:
     from launcher import console
     from launcher.plan import make_plan
-    from launcher.schedule import plan_update
+    from launcher.retraining.schedule import plan_update
 
     if args.name:
         raise InputError("A schedule keeps its name.", hint="Create another one, and delete this one.")
@@ -188,7 +188,7 @@ def _names_a_recipe(args: argparse.Namespace) -> bool:
 
 
 def _attach(args: argparse.Namespace) -> Any:
-    from launcher.schedule import attach_schedule
+    from launcher.retraining.schedule import attach_schedule
 
     return attach_schedule(args.schedule, args.place)
 
@@ -209,7 +209,7 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.schedule import list_schedules
+    from launcher.retraining.schedule import list_schedules
 
     found = list_schedules(args.place)
     if args.json:
@@ -262,7 +262,7 @@ def run_delete(args: argparse.Namespace) -> int:
 
 def run_history(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.schedule import iter_history
+    from launcher.retraining.schedule import iter_history
 
     found = list(islice(iter_history(args.schedule, args.place, say=console.say), args.limit))
     if args.json:

@@ -14,10 +14,10 @@ from container_src.sft.artifact import ADAPTER_FILES
 from launcher import create_schedule, find_champion, make_plan, plan_update, publish
 from launcher.aws import s3
 from launcher.aws.site import LOCAL_SITE
-from launcher.champion import _move, ensure_pointer, list_moves, open_line, roll_back_champion
 from launcher.errors import ArtifactError, RunError
-from launcher.mounts import check_mounts
 from launcher.recipe import Recipe
+from launcher.retraining.champion import _move, ensure_pointer, list_moves, open_line, roll_back_champion
+from launcher.retraining.mounts import check_mounts
 
 BUCKET = LOCAL_SITE.bucket
 RARELY = "cron(0 3 1 1 ? 2150)"

@@ -25,10 +25,10 @@ from launcher import (
 )
 from launcher.aws.session import Session, open_session
 from launcher.errors import ArtifactError, JobFailed, RunError
-from launcher.executions import Execution
 from launcher.job import Job
 from launcher.recipe import Recipe
-from launcher.schedule import Schedule
+from launcher.retraining.executions import Execution
+from launcher.retraining.schedule import Schedule
 
 RECIPE = """
 name = "weekly"

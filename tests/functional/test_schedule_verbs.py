@@ -13,12 +13,12 @@ from launcher import create_schedule, make_plan, publish
 from launcher.aws import jobs, s3
 from launcher.aws.session import Session
 from launcher.aws.site import LOCAL_SITE
-from launcher.champion import open_line
 from launcher.errors import InputError, RunError
-from launcher.executions import find_live_job, iter_jobs_of
 from launcher.job import Job
+from launcher.retraining.champion import open_line
+from launcher.retraining.executions import find_live_job, iter_jobs_of
+from launcher.retraining.scheduled import substitute
 from launcher.runs import claim_key
-from launcher.scheduled import substitute
 
 BUCKET = LOCAL_SITE.bucket
 RARELY = "cron(0 3 1 1 ? 2150)"

@@ -20,11 +20,11 @@ from launcher.aws.schedules import find_home
 from launcher.aws.session import Session, open_session
 from launcher.aws.site import LOCAL_SITE
 from launcher.errors import DataError, InputError, JobFailed, RunError, SiteError, UnknownJob
-from launcher.executions import find_live_job, iter_jobs_of
 from launcher.job import Job
-from launcher.mounts import check_mounts
 from launcher.plan import Plan
-from launcher.publication import _switch, find_current, open_shelf, roll_back_publication
+from launcher.retraining.executions import find_live_job, iter_jobs_of
+from launcher.retraining.mounts import check_mounts
+from launcher.retraining.publication import _switch, find_current, open_shelf, roll_back_publication
 
 BUCKET = LOCAL_SITE.bucket
 # a rate would fire when it is created

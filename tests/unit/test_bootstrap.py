@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from botocore.stub import ANY, Stubber
 
-from launcher import bootstrap
+from launcher.account import bootstrap
+from launcher.account.templates import find_broken, load_template, shipped_templates
 from launcher.aws import stacks
 from launcher.aws.session import Session
 from launcher.aws.site import find_site
 from launcher.cli import account, main, make_parser
 from launcher.errors import CloudError, CredentialsError, InputError, SiteError
 from launcher.recipe import load_recipe
-from launcher.templates import find_broken, load_template, shipped_templates
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STACK_ID = "arn:aws:cloudformation:eu-west-1:111122223333:stack/launcher/1"

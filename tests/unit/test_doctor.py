@@ -12,8 +12,8 @@ import botocore.session
 import pytest
 from botocore.stub import Stubber
 
+from launcher.account.doctor import Finding, examine, is_healthy
 from launcher.aws.identity import Identity, find_principal
-from launcher.doctor import Finding, examine, is_healthy
 from launcher.recipe import Recipe, load_recipe
 
 ACCOUNT, REGION, BUCKET = "111122223333", "us-east-1", "my-bucket"

@@ -19,7 +19,7 @@ import botocore.session
 import pytest
 from botocore.config import Config
 
-from launcher.doctor import Finding, examine, is_healthy
+from launcher.account.doctor import Finding, examine, is_healthy
 from launcher.recipe import load_recipe
 
 GATED = {"model.id": "me/gated", "secrets.hf_token": "hub"}

@@ -14,7 +14,7 @@ import pytest
 from container_src.sft.architectures import KNOWN, find_architecture
 from container_src.sft.config import TrainConfig
 from container_src.sft.memory_plan import Setting
-from launcher.fast_model import (
+from launcher.estimates.fast_model import (
     TERABYTES_PER_S,
     Chosen,
     Step,
@@ -23,11 +23,11 @@ from launcher.fast_model import (
     estimate_seconds,
     find_reason_against,
 )
+from launcher.estimates.memory_model import Lengths, Memory, estimate_memory, find_shape, usable_gib, whole_gib
+from launcher.estimates.step_model import Steps, estimate_steps
+from launcher.estimates.time_model import Rows
 from launcher.instances import INSTANCES, Instance
-from launcher.memory_model import Lengths, Memory, estimate_memory, find_shape, usable_gib, whole_gib
 from launcher.recipe import load_recipe, shipped_recipes
-from launcher.step_model import Steps, estimate_steps
-from launcher.time_model import Rows
 
 README = Path(__file__).parents[2] / "README.md"
 H200 = Instance(1, "H200", 141, 256)

@@ -11,9 +11,9 @@ import pytest
 
 from container_src.sft.architectures import KNOWN, count_parameters
 from container_src.sft.config import TrainConfig
-from launcher.memory_model import Lengths, UnknownShape, estimate_memory, find_shape, make_shape
+from launcher.estimates.memory_model import Lengths, UnknownShape, estimate_memory, find_shape, make_shape
+from launcher.estimates.time_model import Rows, estimate_step
 from launcher.recipe import load_recipe
-from launcher.time_model import Rows, estimate_step
 
 README = Path(__file__).parents[2] / "README.md"
 ROW = re.compile(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launcher.templates import load_template
+from launcher.account.templates import load_template
 
 
 def load(name: str) -> ModuleType:

@@ -16,17 +16,17 @@ from launcher.aws.schedules import STACK, Home, find_home, make_target
 from launcher.aws.session import Session
 from launcher.aws.shapes import check_request, find_violations
 from launcher.aws.site import LOCAL_SITE, offline_site
-from launcher.champion import Line
 from launcher.cli import main, make_parser
 from launcher.cli.schedules import make_expression
 from launcher.errors import InputError, RecipeError, RunError, SiteError
-from launcher.gate_rights import say_rights
 from launcher.plan import Plan, make_plan
-from launcher.publication import Shelf
 from launcher.recipe import load_recipe, shipped_recipes
 from launcher.request import Site, make_request
-from launcher.schedule import _with_topic, check_retries, create_schedule
-from launcher.scheduled import (
+from launcher.retraining.champion import Line
+from launcher.retraining.gate_rights import say_rights
+from launcher.retraining.publication import Shelf
+from launcher.retraining.schedule import _with_topic, check_retries, create_schedule
+from launcher.retraining.scheduled import (
     EXECUTION_ID,
     INPUT_LIMIT,
     SAMPLE_ID,

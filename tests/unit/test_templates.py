@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launcher.templates import find_grants, load_template, parse_template, shipped_templates, template_folder
+from launcher.account.templates import find_grants, load_template, parse_template, shipped_templates, template_folder
 
 # A check that is left out stands here with its reason.
 SKIPPED_LINTS: dict[str, str] = {}

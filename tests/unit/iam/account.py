@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from launcher.templates import load_template
+from launcher.account.templates import load_template
 
 
 def load(name: str) -> ModuleType:

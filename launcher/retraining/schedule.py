@@ -17,19 +17,19 @@ from launcher import cron, ledger
 from launcher.aws import jobs, s3, schedules
 from launcher.aws.schedules import GROUP, Home, find_home
 from launcher.aws.session import Session, find_now, open_session
-from launcher.champion import Line, ensure_pointer, line_beside
 from launcher.claims import claim_key, giving_back, take_claim
 from launcher.data.settings import CHANNELS
 from launcher.differences import find_differences
 from launcher.errors import CredentialsError, InputError, RunError, SiteError, UnknownJob
-from launcher.executions import Execution, Price, find_live_job, iter_executions, iter_jobs_of, iter_left
-from launcher.gate_rights import say_rights
 from launcher.job import Job, instance_of, iter_sessions
-from launcher.mounts import check_mounts
 from launcher.plan import Plan, data_digest, recipe_key
 from launcher.progress import Say, Track, silent, untracked
-from launcher.publication import Shelf, check_published, open_shelf
-from launcher.scheduled import (
+from launcher.retraining.champion import Line, ensure_pointer, line_beside
+from launcher.retraining.executions import Execution, Price, find_live_job, iter_executions, iter_jobs_of, iter_left
+from launcher.retraining.gate_rights import say_rights
+from launcher.retraining.mounts import check_mounts
+from launcher.retraining.publication import Shelf, check_published, open_shelf
+from launcher.retraining.scheduled import (
     NAME_LIMIT,
     check_champion,
     check_gate,

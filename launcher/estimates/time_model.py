@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from container_src.sft.config import TrainConfig
 from container_src.sft.steps import make_schedule
-from launcher.memory_model import Shape
+from launcher.estimates.memory_model import Shape
 
 # TFLOP/s of a large half-precision matrix product. A10G and H200: measured. The others: data sheets, lowered as much
 # as those two fall short of theirs.

@@ -47,8 +47,8 @@ class Grant:
 
 def template_folder() -> Path:
     """infra/: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).parent / "infra"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "infra"
+    inside = Path(__file__).parent.parent / "infra"
+    return inside if inside.is_dir() else Path(__file__).parent.parent.parent / "infra"
 
 
 def template_text(name: str) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 from launcher.aws import s3
 from launcher.aws.session import Session
-from launcher.champion import Line, check_base, ensure_pointer, read_champion
 from launcher.data.settings import CHANNELS
 from launcher.errors import RunError
-from launcher.publication import PUBLISH_AGAIN, check_objects, read_publication
+from launcher.retraining.champion import Line, check_base, ensure_pointer, read_champion
+from launcher.retraining.publication import PUBLISH_AGAIN, check_objects, read_publication
 
 
 def check_mounts(session: Session, request: Mapping[str, Any], schedule: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from launcher import gate_rights
+from launcher.account.doctor_scene import DENIED, LIMIT_S, Finding, Scene, code_of, missing, ok, only_on_aws, unknown
 from launcher.aws import identity, secrets
 from launcher.aws.identity import Permission
 from launcher.aws.quick import run_together
 from launcher.aws.s3 import split_uri
-from launcher.doctor_scene import DENIED, LIMIT_S, Finding, Scene, code_of, missing, ok, only_on_aws, unknown
 from launcher.errors import CloudError, LauncherError, SiteError
 from launcher.recipe import Recipe
+from launcher.retraining import gate_rights
 
 LOG_STREAMS = "log-group:/aws/sagemaker/TrainingJobs:log-stream:*"
 SECURE = {"aws:SecureTransport": "true"}

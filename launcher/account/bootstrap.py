@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from launcher import images
+from launcher.account.templates import SCHEDULE, TRAINING, load_template, template_text
 from launcher.aws import buckets, schedules, secrets, stacks
 from launcher.aws.errors import explained
 from launcher.aws.session import Session, check_region
@@ -14,7 +15,6 @@ from launcher.aws.site import stack_name
 from launcher.aws.stacks import Change, ChangeSet, Event, Stack
 from launcher.errors import SiteError
 from launcher.progress import Say, silent
-from launcher.templates import SCHEDULE, TRAINING, load_template, template_text
 
 # A stack that only holds a proposal is as good as none.
 EMPTY = "REVIEW_IN_PROGRESS"

@@ -9,11 +9,11 @@ from typing import Any
 
 from container_src.sft.config import TrainConfig
 from container_src.sft.memory_plan import Setting
-from launcher import fast_model
-from launcher.fast_model import Chosen, Step, choose_setting
+from launcher.estimates import fast_model
+from launcher.estimates.fast_model import Chosen, Step, choose_setting
+from launcher.estimates.memory_model import Lengths, Memory, Shape, estimate_memory, make_shape, usable_gib
+from launcher.estimates.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_step
 from launcher.instances import Instance
-from launcher.memory_model import Lengths, Memory, Shape, estimate_memory, make_shape, usable_gib
-from launcher.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_step
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import RecipeError
+from launcher.estimates.memory_model import Memory, UnknownShape, find_model_config, make_shape, usable_gib, whole_gib
+from launcher.estimates.step_model import estimate_steps, pad_rows
+from launcher.estimates.time_model import Duration, Rows, estimate_duration
 from launcher.instances import INSTANCES, Instance, find_instance
-from launcher.memory_model import Memory, UnknownShape, find_model_config, make_shape, usable_gib, whole_gib
 from launcher.plan import Plan
 from launcher.price_table import Price
-from launcher.step_model import estimate_steps, pad_rows
-from launcher.time_model import Duration, Rows, estimate_duration
 
 # Bytes of a row's JSON for one token: English in a vocabulary of 32,000 to 150,000 words has 3.5 to 5 bytes of text a
 # token, other scripts less; the keys and escapes around it add some. Tokens are not counted in a plan.

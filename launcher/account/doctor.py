@@ -9,14 +9,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from launcher import hub, images
-from launcher.aws import places, prices, quotas
-from launcher.aws.errors import explained
-from launcher.aws.quick import Task, collect, run_together
-from launcher.aws.session import find_region, open_session
-from launcher.aws.site import LOCAL_SITE
-from launcher.aws.site_checks import find_elsewhere
-from launcher.doctor_rights import check_model_in_s3, check_permissions, check_role, check_token
-from launcher.doctor_scene import (
+from launcher.account.doctor_rights import check_model_in_s3, check_permissions, check_role, check_token
+from launcher.account.doctor_scene import (
     DENIED,
     LIMIT_S,
     Finding,
@@ -28,6 +22,12 @@ from launcher.doctor_scene import (
     only_on_aws,
     unknown,
 )
+from launcher.aws import places, prices, quotas
+from launcher.aws.errors import explained
+from launcher.aws.quick import Task, collect, run_together
+from launcher.aws.session import find_region, open_session
+from launcher.aws.site import LOCAL_SITE
+from launcher.aws.site_checks import find_elsewhere
 from launcher.errors import LauncherError, SiteError
 from launcher.price_table import Price
 from launcher.recipe import Recipe

@@ -15,8 +15,8 @@ from container_src.sft import memory_plan
 from container_src.sft.config import TrainConfig
 from container_src.sft.fast_conditions import choose_arithmetic, find_reason, find_reason_in_adapters
 from container_src.sft.memory_plan import OVERHEAD, ROOM, Setting
-from launcher.memory_model import GIB, SPREAD, Lengths, Memory, Shape, base_gib, estimate_evaluation, off
-from launcher.time_model import REACHABLE_TFLOPS
+from launcher.estimates.memory_model import GIB, SPREAD, Lengths, Memory, Shape, base_gib, estimate_evaluation, off
+from launcher.estimates.time_model import REACHABLE_TFLOPS
 
 MEASURED_GPU = "H200"
 WITHOUT_BFLOAT16 = ("T4", "V100")

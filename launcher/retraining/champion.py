@@ -17,10 +17,10 @@ from launcher.errors import ArtifactError, RunError
 from launcher.job import Job, Status, attach
 from launcher.plan import make_key, recipe_key
 from launcher.progress import Say, silent
-from launcher.publication import Shelf, open_shelf
 from launcher.recipe import Recipe
 from launcher.request import key_of
 from launcher.results.adapters import fetch_adapter
+from launcher.retraining.publication import Shelf, open_shelf
 from launcher.tables import html_table
 
 

@@ -14,16 +14,16 @@ from typing import Any
 from container_src.sft.publication import FILE
 from launcher.aws.schedules import Home
 from launcher.aws.shapes import check_request
-from launcher.champion import Line, check_base, read_champion
 from launcher.data.channels import Channel
 from launcher.data.settings import CHANNELS
 from launcher.errors import RecipeError, RunError
 from launcher.plan import JOB_NAME_LIMIT, Plan
 from launcher.progress import Say, silent
-from launcher.publication import Shelf
 from launcher.recipe import Recipe
 from launcher.recipe_sections import KEYS
 from launcher.request import Site, make_request
+from launcher.retraining.champion import Line, check_base, read_champion
+from launcher.retraining.publication import Shelf
 
 EXECUTION_ID = "<aws.scheduler.execution-id>"
 SAMPLE_ID = "0a1b2c3d-0a1b-2c3d-4e5f-0a1b2c3d4e5f"  # as long as one may be

@@ -1,0 +1,1 @@
+"""What a plan will take: memory, time, money. Pure: prices are an argument."""
