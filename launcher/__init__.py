@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from launcher.request import Site, make_request
     from launcher.results.comparison import compare
     from launcher.retraining.champion import Champion, find_champion, list_moves, promote_job, roll_back_champion
+    from launcher.retraining.deployment import create_schedule, plan_update
     from launcher.retraining.publication import Publication, publish, roll_back_publication
-    from launcher.retraining.schedule import Schedule, attach_schedule, create_schedule, list_schedules, plan_update
+    from launcher.retraining.schedule import Schedule, attach_schedule, list_schedules
     from launcher.submission import submit
 
 # Loaded at first use, so that `launcher --help` and a scheduler's import stay instant.
@@ -43,9 +44,9 @@ _HOMES = {
     "roll_back_publication": "retraining.publication",
     "Schedule": "retraining.schedule",
     "attach_schedule": "retraining.schedule",
-    "create_schedule": "retraining.schedule",
+    "create_schedule": "retraining.deployment",
     "list_schedules": "retraining.schedule",
-    "plan_update": "retraining.schedule",
+    "plan_update": "retraining.deployment",
     "Site": "request",
     "make_request": "request",
     "compare": "results.comparison",

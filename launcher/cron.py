@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ MONTHS = {"JAN": 1, "FEB": 2, "MAR": 3, "APR": 4, "MAY": 5, "JUN": 6}
 MONTHS |= {"JUL": 7, "AUG": 8, "SEP": 9, "OCT": 10, "NOV": 11, "DEC": 12}
 WEEKDAYS = {"SUN": 1, "MON": 2, "TUE": 3, "WED": 4, "THU": 5, "FRI": 6, "SAT": 7}
 SATURDAY = 7
+# of a unit as people write it, without an s at its end
+SECONDS = {"": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hr": 3600, "hour": 3600}
+SECONDS |= {"d": 86_400, "day": 86_400, "w": 604_800, "week": 604_800, "month": 30 * 86_400, "year": 365 * 86_400}
 LONGEST_RATE = timedelta(days=365 * 230)  # longer than there are years in a cron
 EXAMPLES = "cron(0 3 ? * MON *) is each Monday at 3:00, rate(12 hours) twice a day, at(2030-01-31T03:00:00) once."
 
@@ -198,7 +202,7 @@ def _parse_rate(text: str, inside: str) -> Rate:
     match = re.fullmatch(r"([0-9]{1,9})\s+(minute|hour|day)(s?)", inside)
     if match is None or int(match[1]) == 0:
         raise InputError(
-            f"{text}: a rate is a whole number from 1 on and minutes, hours or days.", hint="Write rate(12 hours)."
+            f"{text}: a rate is a whole number from 1 on and minutes, hours or days.", hint=_suggest_rate(inside)
         )
     count, unit = int(match[1]), match[2]
     # rate(1 days) passes: the Scheduler's own guide writes it. Rules of EventBridge refuse it.
@@ -208,6 +212,19 @@ def _parse_rate(text: str, inside: str) -> Rate:
     if interval > LONGEST_RATE:
         raise InputError(f"{text}: nobody will see the second of these.", hint="Take a shorter rate.")
     return Rate(text, interval)
+
+
+def _suggest_rate(inside: str) -> str:
+    """The nearest that can be said, in whole minutes at least."""
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s*([a-z]+)", inside.lower())
+    unit = match[2].rstrip("s") if match else ""
+    if not match or unit not in SECONDS:
+        return "Write rate(12 hours), or --rate 12h: m, h and d are minutes, hours and days."
+    minutes = math.ceil((float(match[1]) or 1) * SECONDS[unit] / 60)
+    size, word = next((size, word) for size, word in ((1440, "day"), (60, "hour"), (1, "minute")) if not minutes % size)
+    count = minutes // size
+    many = "s" if count > 1 else ""
+    return f"Write rate({count} {word}{many}), or --rate {count}{word[0]}: m, h and d are minutes, hours and days."
 
 
 def _parse_at(text: str, inside: str) -> At:

@@ -31,6 +31,7 @@ from launcher.tables import html_table
 
 JOB_NAME_LIMIT = 63
 RUN_NAME_LIMIT = JOB_NAME_LIMIT - len("-20260101-000000")
+KEY_DIGEST = 8  # letters
 RUN_NAME = re.compile(r"[a-z0-9](-*[a-z0-9])*")
 
 
@@ -176,7 +177,12 @@ def recipe_key(recipe: Recipe) -> str:
 
 
 def make_key(name: str) -> str:
-    return _as_run_name(name)
+    """A digest of the whole name tells apart those that folding makes one: my_recipe, My-Recipe, and all in Chinese."""
+    folded = _as_run_name(name)
+    if folded == name:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:KEY_DIGEST]
+    return f"{folded[: RUN_NAME_LIMIT - KEY_DIGEST - 1].rstrip('-')}-{digest}"
 
 
 def _as_run_name(name: str) -> str:

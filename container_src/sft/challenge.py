@@ -23,6 +23,7 @@ from .champion import (
     tell,
 )
 from .checkpoint import Origin
+from .comparison import LEAST_ROWS
 from .config import TrainConfig
 from .data import Encoded
 from .evaluate import AbandonedError, RowScores
@@ -85,6 +86,11 @@ def check_challenge(champion: Champion | None, config: TrainConfig, judging: int
         )
     if reason := _why_unjudged(config, judging):
         warn(f"The gate will leave this job unjudged, and it cannot be promoted: {reason}.")
+    elif judging < LEAST_ROWS:
+        warn(
+            f"The gate cannot find this job better, and it cannot be promoted: {judging} rows are too few to judge by "
+            f"({LEAST_ROWS} or more would do)."
+        )
 
 
 def _why_unjudged(config: TrainConfig, judging: int) -> str:

@@ -67,14 +67,14 @@ def read_champion(folder: Path | None) -> Champion | None:
         champion = Champion(folder, read_record((folder / RECORD).read_bytes()))
     except (OSError, ValueError) as error:
         raise ChampionError(
-            f"The champion's {RECORD} cannot be read ({error}). `launcher champion show` names what is missing, "
-            "`launcher champion rollback` goes back to the one before."
+            f"The champion's {RECORD} cannot be read ({error}). `launcher champion show RECIPE` names what is "
+            "missing, `launcher champion rollback RECIPE` goes back to the one before."
         ) from error
     missing = [name for name in ADAPTER_FILES if not (folder / name).is_file()]
     if champion.job and missing:
         raise ChampionError(
             f"The champion {champion.job} has no {missing[0]}, so nothing can be weighed against it. "
-            "`launcher champion rollback` goes back to the one before."
+            "`launcher champion rollback RECIPE` goes back to the one before."
         )
     return champion
 

@@ -14,6 +14,7 @@ from launcher.progress import Advance, Track, untracked
 
 PART_BYTES = 16 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
+REFUSED_CONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 ABSENT = {"404", "NoSuchKey", "NotFound"}
 
 
@@ -74,26 +75,34 @@ def _upload_error(doing: str, error: Exception) -> Exception:
 
 def put_bytes(session: Session, content: bytes, bucket: str, key: str, **conditions: str) -> bool:
     """Write one small object; False when a condition (IfNoneMatch, IfMatch) did not hold."""
+    return _try_put(session, content, bucket, key, **conditions)[0]
+
+
+def _try_put(session: Session, content: bytes, bucket: str, key: str, **conditions: str) -> tuple[bool, bool]:
+    """Whether the conditions held, and whether botocore sent it more than once."""
     from botocore.exceptions import ClientError
 
     with explained(f"writing s3://{bucket}/{key}"):
         try:
-            session.client("s3").put_object(Bucket=bucket, Key=key, Body=content, **conditions)
+            answer: Any = session.client("s3").put_object(Bucket=bucket, Key=key, Body=content, **conditions)
+            held = True
         except ClientError as error:
-            if error.response["Error"]["Code"] in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
-                return False
-            raise
-    return True
+            if error.response["Error"]["Code"] not in REFUSED_CONDITION:
+                raise
+            answer, held = error.response, False
+    return held, bool(answer["ResponseMetadata"].get("RetryAttempts"))
 
 
 def switch_bytes(session: Session, content: bytes, bucket: str, key: str, etag: str) -> bool:
     """Write in place of what has this etag, or of nothing; False when somebody else has written meanwhile.
 
-    A put whose answer was lost is sent again and refused for its own success: what lies there then is ours.
+    A put whose answer was lost is sent again and refused for its own success: what lies there then is ours. One that
+    was sent once and refused was beaten, by whoever wrote the same.
     """
     condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-    if put_bytes(session, content, bucket, key, **condition):
-        return True
+    held, was_repeated = _try_put(session, content, bucket, key, **condition)
+    if held or not was_repeated:
+        return held
     return find_object(session, bucket, key) is not None and get_bytes(session, bucket, key)[0] == content
 
 

@@ -32,35 +32,47 @@ LETTER_COUNTS = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotV
 
 @dataclass(frozen=True)
 class Home:
-    """Where schedules live and what they act with. `topic` is empty where nobody is to be told."""
+    """What schedules act with. `topic` is empty where nobody is to be told."""
 
-    group: str
     role: str
     queue: str
     topic: str = ""
 
 
-def find_home(session: Session, *, role: str = "", queue: str = "", group: str = "") -> Home:
-    """As given, else the outputs of the stack of infra/schedule.yaml; the local endpoint gets what it needs."""
+def find_home(session: Session, *, role: str = "", queue: str = "", told: str = "") -> Home:
+    """As given, else the outputs of the stack of infra/schedule.yaml; the local endpoint gets what it needs.
+
+    `told` is the topic where role and queue are given and the stack cannot be read.
+    """
     if session.place == "local":
         made = _make_local_home(session)
-        return replace(made, role=role or made.role, queue=queue or made.queue, group=group or made.group)
+        return replace(made, role=role or made.role, queue=queue or made.queue)
     if role and queue:
-        return Home(group or GROUP, role, queue)
+        return Home(role, queue, _find_topic(session, told))
     found = _stack_outputs(session)
     if found is None:
         raise SiteError(
             f"A schedule needs a role and a dead-letter queue, and there is no stack {STACK} that has them.",
             hint="`launcher bootstrap --schedules` deploys it; or name your own with --role and --queue.",
         )
-    try:
-        return Home(
-            group or found["GroupName"], role or found["RoleArn"], queue or found["QueueArn"], found["TopicArn"]
+    if (group := found.get("GroupName", GROUP)) != GROUP:
+        raise SiteError(
+            f"The stack {STACK} made the group {group}, and schedules are looked for in {GROUP} alone.",
+            hint="`launcher bootstrap --schedules` updates it.",
         )
+    try:
+        return Home(role or found["RoleArn"], queue or found["QueueArn"], found["TopicArn"])
     except KeyError as error:
         raise SiteError(
             f"The stack {STACK} has no output {error}.", hint="`launcher bootstrap --schedules` updates it."
         ) from error
+
+
+def _find_topic(session: Session, told: str) -> str:
+    try:
+        return (_stack_outputs(session) or {}).get("TopicArn", "")
+    except SiteError:  # who brings role and queue need not be allowed to read stacks
+        return told
 
 
 def _stack_outputs(session: Session) -> dict[str, str] | None:
@@ -89,7 +101,7 @@ def _make_local_home(session: Session) -> Home:
         topic = session.client("sns").create_topic(Name=f"{GROUP}-notices")["TopicArn"]
     account = f"{session.region}:{LOCAL_ACCOUNT}"
     role = f"arn:aws:iam::{LOCAL_ACCOUNT}:role/{GROUP}-scheduler"
-    return Home(GROUP, role, f"arn:aws:sqs:{account}:{GROUP}-schedules-dead", topic)
+    return Home(role, f"arn:aws:sqs:{account}:{GROUP}-schedules-dead", topic)
 
 
 def make_target(home: Home, request: dict[str, Any], retries: int) -> dict[str, Any]:
@@ -115,8 +127,8 @@ def create(session: Session, params: dict[str, Any]) -> None:
             raise _taken(params["Name"]) from error
 
 
-def check_free(session: Session, name: str, group: str) -> None:
-    if find(session, name, group):
+def check_free(session: Session, name: str) -> None:
+    if find(session, name):
         raise _taken(name)
 
 
@@ -141,13 +153,13 @@ def check_params(operation: str, params: dict[str, Any]) -> None:
         )
 
 
-def find(session: Session, name: str, group: str = GROUP) -> dict[str, Any] | None:
+def find(session: Session, name: str) -> dict[str, Any] | None:
     """The schedule as it is deployed."""
     from botocore.exceptions import ClientError
 
     with explained(f"looking for the schedule {name}"):
         try:
-            answer: dict[str, Any] = session.client("scheduler").get_schedule(Name=name, GroupName=group)
+            answer: dict[str, Any] = session.client("scheduler").get_schedule(Name=name, GroupName=GROUP)
         except ClientError as error:
             if error.response["Error"]["Code"] == ABSENT:
                 return None
@@ -168,9 +180,9 @@ def iter_names(session: Session, group: str = GROUP) -> Iterator[str]:
                 raise
 
 
-def delete(session: Session, name: str, group: str = GROUP) -> None:
+def delete(session: Session, name: str) -> None:
     with explained(f"deleting the schedule {name}"):
-        session.client("scheduler").delete_schedule(Name=name, GroupName=group)
+        session.client("scheduler").delete_schedule(Name=name, GroupName=GROUP)
 
 
 def list_dead(session: Session, queue_arn: str, schedule_arn: str, say: Say = silent) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from launcher.cli.jobs import positive
 from launcher.cli.recipes import RECIPE_FLAGS, add_recipe_flags, load_recipe_from
 from launcher.cli.verbs import add_json, add_verb
+from launcher.differences import shorten
 from launcher.errors import InputError
 
 UNITS = {"m": "minute", "h": "hour", "d": "day"}
@@ -129,7 +130,7 @@ def run_publish(args: argparse.Namespace) -> int:
 def run_create(args: argparse.Namespace) -> int:
     from launcher import console
     from launcher.plan import make_plan
-    from launcher.retraining.schedule import RETRIES, create_schedule
+    from launcher.retraining.deployment import RETRIES, create_schedule
 
     made = create_schedule(
         make_plan(load_recipe_from(args), track=console.track),
@@ -149,7 +150,7 @@ def run_create(args: argparse.Namespace) -> int:
 def run_update(args: argparse.Namespace) -> int:
     from launcher import console
     from launcher.plan import make_plan
-    from launcher.retraining.schedule import plan_update
+    from launcher.retraining.deployment import plan_update
 
     if args.name:
         raise InputError("A schedule keeps its name.", hint="Create another one, and delete this one.")
@@ -169,7 +170,7 @@ def run_update(args: argparse.Namespace) -> int:
     if args.json:
         console.data_json([{"key": key, "deployed": old, "new": new} for key, old, new in differences])
     elif differences:
-        console.print_table(("KEY", "DEPLOYED", "NEW"), differences)
+        console.print_table(("KEY", "DEPLOYED", "NEW"), [(key, *shorten(old, new)) for key, old, new in differences])
     if not args.check:
         change.apply(console.say, console.track)
     if not differences:

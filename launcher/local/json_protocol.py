@@ -6,7 +6,7 @@ import base64
 import json
 import uuid
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +95,10 @@ def decode_token(token: str, count: int, *, code: str = "ValidationException") -
 
 def read_time(value: Any) -> float:
     """A timestamp of the wire: epoch seconds by the protocol, but ISO 8601 is accepted too."""
-    if isinstance(value, int | float):
-        return float(value)
     try:
+        if isinstance(value, int | float):
+            datetime.fromtimestamp(value, UTC)  # raises where no date is: NaN, the year 10000
+            return float(value)
         return datetime.fromisoformat(str(value)).timestamp()
-    except ValueError as error:
-        raise ApiError("SerializationException", f"{value!r} is not a timestamp.") from error
+    except (ValueError, OverflowError, OSError) as error:
+        raise ApiError("SerializationException", f"{str(value)[:80]!r} is not a timestamp.") from error

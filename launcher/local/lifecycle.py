@@ -127,7 +127,7 @@ def list_executions(group: str = "", name: str = "") -> list[dict[str, Any]]:
 
 def fetch_clock() -> datetime:
     """The time that schedules go by here; the endpoint is started when it is not running yet."""
-    _, answer = _request(ensure_endpoint().port, "GET", "/_local/clock")
+    answer = _read("Asking for the time", ensure_endpoint().port, "GET", "/_local/clock")
     return datetime.fromisoformat(answer["now"])
 
 
@@ -137,7 +137,17 @@ def _ask(doing: str, method: str, path: str) -> dict[str, Any]:
         raise LocalEndpointError(
             f"{doing}: the local endpoint is not running.", hint="Start it with: launcher local up"
         )
-    status, answer = _request(endpoint.port, method, path)
+    return _read(doing, endpoint.port, method, path)
+
+
+def _read(doing: str, port: int, method: str, path: str) -> dict[str, Any]:
+    try:
+        status, answer = _request(port, method, path)
+    except ValueError as error:
+        raise LocalEndpointError(
+            f"{doing}: the local endpoint's answer cannot be read ({error}).",
+            hint="`launcher local status` names its log; `launcher local reset` starts it anew, with nothing in it.",
+        ) from error
     if status != 200:
         raise LocalEndpointError(f"{doing}: {answer.get('message', status)}")
     return answer

@@ -10,6 +10,7 @@ POST /_local/clock  {"to": "2026-03-09T04:00:00Z"} or {"advance_s": 604800}
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from launcher.local.clock import Clock, SimulatedClock
@@ -19,6 +20,8 @@ from launcher.local.schedule_loop import ScheduleLoop, format_time
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+LAST_TIME = datetime(9999, 1, 1, tzinfo=UTC).timestamp()  # what comes later, such as another attempt, has a date too
 
 
 class ScheduleRoutes:
@@ -76,5 +79,7 @@ class ScheduleRoutes:
         to = read_time(params["to"]) if "to" in params else now + read_time(params["advance_s"])
         if to < now:
             raise validation_error(f"It is {format_time(now)} already; the clock goes forward only.")
+        if to > LAST_TIME:
+            raise validation_error(f"The clock ends with {format_time(LAST_TIME)}.")
         self._loop.advance(self._clock, to)
         return self._describe_clock()

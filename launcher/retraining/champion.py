@@ -11,6 +11,7 @@ from typing import Any
 
 from container_src.sft import champion as sft
 from container_src.sft.artifact import ADAPTER_FILES
+from container_src.sft.comparison import LEAST_ROWS
 from launcher.aws import jobs, s3
 from launcher.aws.session import Session
 from launcher.errors import ArtifactError, RunError
@@ -26,7 +27,7 @@ from launcher.tables import html_table
 
 @dataclass(frozen=True)
 class Line:
-    """A recipe's line of champions: the folder in S3 that holds its pointer, the champions and their history."""
+    """The champions of the recipe of this name: the folder in S3 that holds the pointer, them and their history."""
 
     session: Session
     recipe: str
@@ -40,6 +41,11 @@ class Line:
     def place(self) -> tuple[str, str]:
         """Bucket and key of the pointer."""
         return s3.split_uri(self.pointer)
+
+    def command(self, verb: str) -> str:
+        """The command line for it: a name in S3 does not tell which file the recipe is."""
+        place = " --instance local" if self.session.place == "local" else ""
+        return f"`launcher champion {verb} RECIPE{place}`"
 
     def folder(self, job: str) -> str:
         return f"{self.root}{job or sft.PLACEHOLDER}/"
@@ -95,7 +101,7 @@ class Champion:
         if self.problem:
             raise ArtifactError(
                 f"The champion {self.job or 'placeholder'} of {self.line.recipe} {self.problem}. No job can mount it.",
-                hint=f"`launcher champion rollback {self.line.recipe}` goes back to the newest one that is whole.",
+                hint=f"{self.line.command('rollback')} goes back to the newest one that is whole.",
             )
         return self
 
@@ -120,9 +126,8 @@ def open_line(recipe: Recipe) -> Line:
 
 def line_beside(shelf: Shelf) -> Line:
     """In the bucket of the publications."""
-    recipe = recipe_key(shelf.recipe)
-    key = key_of(shelf.recipe, f"champions/{recipe}/")
-    return Line(shelf.session, recipe, f"s3://{shelf.site.bucket}/{key}")
+    key = key_of(shelf.recipe, f"champions/{recipe_key(shelf.recipe)}/")
+    return Line(shelf.session, shelf.recipe.name, f"s3://{shelf.site.bucket}/{key}")
 
 
 def find_champion(recipe: Recipe) -> Champion:
@@ -131,7 +136,7 @@ def find_champion(recipe: Recipe) -> Champion:
 
 
 def read_champion(line: Line) -> Champion:
-    """From the pointer on; somebody may have deleted or changed anything of it."""
+    """From the pointer on; somebody may have deleted or changed anything of it. Another recipe's is refused."""
     bucket, key = line.place
     if s3.find_object(line.session, bucket, key) is None:
         found = _unpointed(line, "")
@@ -143,6 +148,11 @@ def read_champion(line: Line) -> Champion:
         return replace(_unpointed(line, etag), damaged=f"{line.pointer}: {error}")
     job = sft.job_in(prefix)
     record, damaged = _read_record(line, prefix)
+    if (owner := record.get("recipe_name", line.recipe)) != line.recipe:
+        raise RunError(
+            f"{line.pointer} names the champion {job} of the recipe {owner}, and this one is {line.recipe}.",
+            hint="Give this one another `name`: what is published and who is champion goes by it.",
+        )
     unknown = {**sft.make_placeholder(prefix, line.pointer), "job": job}
     return Champion(line, record or unknown, etag, _find_missing(line, prefix, job, names), damaged)
 
@@ -195,7 +205,9 @@ def _put_placeholder(line: Line) -> None:
 
 def list_moves(recipe: Recipe) -> list[Move]:
     """Every change of champion, the newest first."""
-    return list(_iter_moves(open_line(recipe)))
+    line = open_line(recipe)
+    read_champion(line)  # refuses a line of another recipe's
+    return list(_iter_moves(line))
 
 
 def _iter_moves(line: Line) -> Iterator[Move]:
@@ -265,7 +277,7 @@ def promote_job(name: str, place: str | None = None) -> Champion:
         fetch_adapter(job.session, job.state().model_uri, folder)
         manifest, evaluation = (_read_json(job, folder / name) for name in ("manifest.json", "evaluation.json"))
         if verdict is None and evaluation["verdict"] != "better":
-            raise RunError(f"{job.name} is not better than its base: {evaluation['sentence']}", hint=TRAIN_MORE)
+            raise RunError(f"{job.name} is not better than its base: {evaluation['sentence']}", hint=_way_on(current))
         check_base(current, manifest["config"])
         previous = str(current.record["prefix"]) if current.job else ""
         record = sft.make_record(job.name, line.folder(job.name), line.pointer, previous, manifest, evaluation, "hand")
@@ -275,8 +287,18 @@ def promote_job(name: str, place: str | None = None) -> Champion:
     return read_champion(line)
 
 
-TRAIN_MORE = "The champion stays. More or better data, or another recipe, may do it."
-GIVE_ROWS = "A job is judged that trains to its end and has rows to judge by, which are data.test or data.eval."
+GIVE_ROWS = (
+    f"A job is judged that trains to its end and has {LEAST_ROWS} rows or more to judge by, as data.test or data.eval."
+)
+
+
+def _way_on(current: Champion) -> str:
+    stays = f"The champion stays {current.job}" if current.job else "There is no champion yet"
+    return f"{stays}. More or better data, or another recipe, may do it."
+
+
+def _champion_already(current: Champion) -> RunError:
+    return RunError(f"{current.job} is the champion already.", hint=f"{current.line.command('show')} shows it.")
 
 
 def check_base(current: Champion, config: Mapping[str, Any]) -> None:
@@ -298,8 +320,7 @@ def _line_of(job: Job) -> tuple[Line, Champion]:
         for channel in described.get("InputDataConfig", [])
     }
     pointer = channels.get("champion") or f"{root}/champions/{make_key(recipe)}/{sft.POINTER}"
-    folder = pointer.removesuffix(sft.POINTER)
-    line = Line(job.session, folder.rstrip("/").rpartition("/")[2], folder)
+    line = Line(job.session, recipe, pointer.removesuffix(sft.POINTER))
     return line, read_champion(line)
 
 
@@ -307,9 +328,14 @@ def _check_worthy(job: Job, current: Champion) -> Mapping[str, Any] | None:
     """The gate's verdict, if it allows a promotion; None where there is neither a verdict nor a champion to beat."""
     state = job.state()
     if state.status is not Status.COMPLETED:
-        raise RunError(f"{job.name} is {state.status.value}; only a completed job can be promoted.")
+        raise RunError(
+            f"{job.name} is {state.status.value}; only a completed job can be promoted.",
+            hint=f"`launcher status {job.name}` tells more. {GIVE_ROWS}"
+            if state.status.is_over
+            else f"`launcher wait {job.name}` waits for its end.",
+        )
     if current.job == job.name:
-        raise RunError(f"{job.name} is the champion already.", hint=f"`launcher champion show {current.line.recipe}`.")
+        raise _champion_already(current)
     verdict = jobs.find_note(job.session, state.checkpoints, sft.VERDICT)
     if verdict is None:
         if state.outcome.startswith("unchanged"):
@@ -321,7 +347,8 @@ def _check_worthy(job: Job, current: Champion) -> Mapping[str, Any] | None:
             )
         return None
     if verdict["decision"] not in ("better", "promoted"):
-        hint = GIVE_ROWS if verdict["decision"] == "unjudged" else TRAIN_MORE
+        too_few = (verdict.get("champion") or verdict.get("base") or {}).get("verdict") == "too few rows"
+        hint = GIVE_ROWS if verdict["decision"] == "unjudged" or too_few else _way_on(current)
         raise RunError(f"The gate's verdict on {job.name} is {state.outcome}", hint=hint)
     if verdict["champion_before"] != current.job:
         raise RunError(
@@ -354,10 +381,13 @@ def _upload(line: Line, job: str, folder: Path, record: dict[str, Any]) -> list[
 def _move(line: Line, current: Champion, after: str, pointer: bytes, by: str, why: str) -> None:
     bucket, key = line.place
     if not s3.switch_bytes(line.session, pointer, bucket, key, current.etag):
-        winner = read_champion(line).job or "nobody"
+        now = read_champion(line)
+        if after and now.job == after:
+            raise _champion_already(now)
+        winner = now.job or "nobody"
         raise RunError(
             f"The champion of {line.recipe} changed in this moment: it is {winner} now. Nothing was moved.",
-            hint=f"`launcher champion history {line.recipe}` shows what happened.",
+            hint=f"{line.command('history')} shows what happened.",
         )
     name, content = sft.make_move(current.job, after, by, why)
     s3.put_bytes(line.session, content, bucket, key.removesuffix(sft.POINTER) + name)

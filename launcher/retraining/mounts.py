@@ -7,25 +7,28 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from container_src.sft.champion import POINTER
 from launcher.aws import s3
 from launcher.aws.session import Session
 from launcher.data.settings import CHANNELS
 from launcher.errors import RunError
 from launcher.retraining.champion import Line, check_base, ensure_pointer, read_champion
-from launcher.retraining.publication import PUBLISH_AGAIN, check_objects, read_publication
+from launcher.retraining.publication import PUBLISH_AGAIN, Publication, check_objects, check_owner, read_publication
 
 
 def check_mounts(session: Session, request: Mapping[str, Any], schedule: str) -> None:
     """Refuse what is lost; only the placeholder before the first champion is written again."""
+    recipe = json.loads(request["HyperParameters"]["recipe_name"])
     sources = {item["ChannelName"]: item["DataSource"]["S3DataSource"] for item in request["InputDataConfig"]}
     for bucket in sorted({s3.split_uri(source["S3Uri"])[0] for source in sources.values()}):
         s3.check_bucket(session, bucket)
     for name, source in sources.items():
         uri = source["S3Uri"]
         if name == "champion":
-            _check_champion(session, uri, request)
+            _check_champion(Line(session, recipe, uri.removesuffix(POINTER)), request)
         elif name == "publication":
-            _check_publication(session, uri, {channel for channel in sources if channel in CHANNELS}, schedule)
+            mounted = {channel for channel in sources if channel in CHANNELS}
+            check_owner(_check_publication(session, uri, mounted, schedule), recipe, uri)
         elif source["S3DataType"] == "ManifestFile":
             if not _is_there(session, uri):
                 raise RunError(f"{uri} is gone, so {schedule} has no {name} rows.", hint=PUBLISH_AGAIN)
@@ -36,16 +39,14 @@ def check_mounts(session: Session, request: Mapping[str, Any], schedule: str) ->
         _check_sent(session, bundle, schedule)
 
 
-def _check_champion(session: Session, pointer: str, request: Mapping[str, Any]) -> None:
-    folder = pointer.rpartition("/")[0] + "/"
-    line = Line(session, folder.rstrip("/").rpartition("/")[2], folder)
+def _check_champion(line: Line, request: Mapping[str, Any]) -> None:
     ensure_pointer(line)
     # an empty value is not sent
     sent = {name: json.loads(value) for name, value in request["HyperParameters"].items()}
     check_base(read_champion(line).check(), defaultdict(str, sent))
 
 
-def _check_publication(session: Session, uri: str, mounted: set[str], schedule: str) -> None:
+def _check_publication(session: Session, uri: str, mounted: set[str], schedule: str) -> Publication:
     bucket, key = s3.split_uri(uri)
     if s3.find_object(session, bucket, key) is None:
         raise RunError(f"{uri} is gone, so nobody knows which rows belong together.", hint=PUBLISH_AGAIN)
@@ -57,6 +58,7 @@ def _check_publication(session: Session, uri: str, mounted: set[str], schedule: 
             hint=f"`launcher schedule update {schedule} RECIPE` mounts what is published.",
         )
     check_objects(session, publication)
+    return publication
 
 
 def _check_sent(session: Session, uri: str, schedule: str) -> None:

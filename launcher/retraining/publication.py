@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from container_src.sft.comparison import LEAST_ROWS
 from container_src.sft.publication import FILE
 from launcher.aws import s3
 from launcher.aws.session import Session, open_session
@@ -44,6 +46,7 @@ class Publication:
     data_digest: str
     previous: str
     channels: Mapping[str, Mapping[str, Any]]
+    folder: str = ""  # of the recipe, after the name of its machine
 
     def rows(self) -> list[tuple[str, str]]:
         """As people read it."""
@@ -52,6 +55,9 @@ class Publication:
             for name, channel in self.channels.items()
         ]
         return [("publication", self.id), *parts, ("before it", self.previous or "nothing")]
+
+    def row_counts(self) -> dict[str, int]:
+        return {name: int(channel["rows"]) for name, channel in self.channels.items()}
 
     def describe(self) -> dict[str, Any]:
         """For --json."""
@@ -95,11 +101,14 @@ def publish(plan: Plan, *, say: Say = silent, track: Track = untracked) -> Publi
     sent = sum(upload_channel(channel, plan, shelf.site, shelf.session, track) for channel in rows)
     say(f"uploaded {sent:,} bytes" if sent else "uploaded 0 bytes: the data is there already")
     made = _make(plan, shelf, rows, previous)
+    if lack := find_lack(made.row_counts()):
+        say(f"{lack} ({LEAST_ROWS} or more would do): no job that trains on this can be promoted")
     if current and current.data_digest == made.data_digest:
         say(f"this data is published already, as {current.id}")
         _settle(shelf, current)
         return current
     _say_channels(current, made, say)
+    _say_folder(current, made, say)
     _switch(shelf, made, etag)
     return made
 
@@ -111,16 +120,41 @@ def _find_previous(shelf: Shelf, say: Say) -> tuple[Publication | None, str, str
     except DataError as error:
         say(f"{error.message} It is replaced.")
         found = s3.find_object(shelf.session, shelf.site.bucket, shelf.current_key(FILE))
-        kept = s3.iter_keys(shelf.session, shelf.site.bucket, shelf.kept_key("").removesuffix(".json"))
-        newest = max((key.rpartition("/")[2].removesuffix(".json") for key in kept), default="")
-        return None, found.etag if found else "", newest
-    return current, etag, current.id if current else ""
+        return None, found.etag if found else "", _find_newest_kept(shelf)
+    if current:
+        return current, etag, current.id
+    if newest := _find_newest_kept(shelf):
+        say(f"{shelf.uri(FILE)} is gone. It is written again, after {newest}, the newest publication that was kept.")
+    return None, "", newest
+
+
+def _find_newest_kept(shelf: Shelf) -> str:
+    kept = s3.iter_keys(shelf.session, shelf.site.bucket, shelf.kept_key("").removesuffix(".json"))
+    return max((key.rpartition("/")[2].removesuffix(".json") for key in kept), default="")
 
 
 def _say_channels(current: Publication | None, made: Publication, say: Say) -> None:
     if current and current.channels.keys() != made.channels.keys():
         before, now = ", ".join(current.channels), ", ".join(made.channels)
         say(f"the channels were {before} and are {now}: `launcher schedule update NAME RECIPE` mounts them")
+
+
+def _say_folder(current: Publication | None, made: Publication, say: Say) -> None:
+    """Two recipes that are both named by their files, in folders of one machine, may mean two things by one name."""
+    before, now = (item.folder if item else "" for item in (current, made))
+    if before != now and before.partition(":")[0] == now.partition(":")[0]:
+        say(
+            f"note: the publication before was of a recipe in {before.partition(':')[2]}. Recipes of one name share "
+            "data and champion; another `name` in this one keeps them apart"
+        )
+
+
+def find_lack(rows: Mapping[str, int]) -> str:
+    """Why no job can be judged by so many rows of each channel, or ""."""
+    judging = "test" if "test" in rows else "eval"
+    if judging not in rows:
+        return "there are no rows to judge by"
+    return "" if rows[judging] >= LEAST_ROWS else f"{rows[judging]} rows of {judging} are too few to judge by"
 
 
 def roll_back_publication(recipe: Recipe, *, say: Say = silent) -> Publication:
@@ -145,7 +179,18 @@ def find_current(shelf: Shelf) -> tuple[Publication | None, str]:
     if s3.find_object(shelf.session, shelf.site.bucket, shelf.current_key(FILE)) is None:
         return None, ""
     content, etag = s3.get_bytes(shelf.session, shelf.site.bucket, shelf.current_key(FILE))
-    return read_publication(content, shelf.uri(FILE)), etag
+    found = read_publication(content, shelf.uri(FILE))
+    check_owner(found, shelf.recipe.name, shelf.uri(FILE))
+    return found, etag
+
+
+def check_owner(publication: Publication, recipe: str, uri: str) -> None:
+    """Refuse the data of another recipe: a job would train on it as if it were this one's."""
+    if publication.recipe != recipe:
+        raise RunError(
+            f"{uri} is a publication of the recipe {publication.recipe}, and this one is {recipe}.",
+            hint="Give this one another `name`: what is published and who is champion goes by it.",
+        )
 
 
 def check_published(shelf: Shelf, channels: tuple[Channel, ...]) -> Publication:
@@ -175,6 +220,7 @@ def _make(plan: Plan, shelf: Shelf, rows: tuple[Channel, ...], previous: str) ->
         data_digest=digest,
         previous=previous,
         channels={channel.name: _describe(channel, plan, shelf) for channel in rows},
+        folder=f"{socket.gethostname()}:{plan.recipe.folder}",
     )
 
 
@@ -198,7 +244,7 @@ def read_publication(content: bytes, uri: str) -> Publication:
     try:
         found = Publication(**json.loads(content))
         for channel in found.channels.values():
-            channel["prefix"], channel["files"].items(), channel["digest"]
+            channel["prefix"], channel["files"].items(), channel["digest"], int(channel["rows"])
         return found
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{uri} is no publication: it holds {content[:40]!r}.", hint=PUBLISH_AGAIN) from error

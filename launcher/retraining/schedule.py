@@ -15,34 +15,16 @@ from typing import Any
 
 from launcher import cron, ledger
 from launcher.aws import jobs, s3, schedules
-from launcher.aws.schedules import GROUP, Home, find_home
-from launcher.aws.session import Session, find_now, open_session
+from launcher.aws.session import Session, find_now
 from launcher.claims import claim_key, giving_back, take_claim
-from launcher.data.settings import CHANNELS
-from launcher.differences import find_differences
-from launcher.errors import CredentialsError, InputError, RunError, SiteError, UnknownJob
+from launcher.errors import InputError, RunError, UnknownJob
 from launcher.job import Job, instance_of, iter_sessions
-from launcher.plan import Plan, data_digest, recipe_key
-from launcher.progress import Say, Track, silent, untracked
-from launcher.retraining.champion import Line, ensure_pointer, line_beside
+from launcher.progress import Say, silent
 from launcher.retraining.executions import Execution, Price, find_live_job, iter_executions, iter_jobs_of, iter_left
-from launcher.retraining.gate_rights import say_rights
 from launcher.retraining.mounts import check_mounts
-from launcher.retraining.publication import Shelf, check_published, open_shelf
-from launcher.retraining.scheduled import (
-    NAME_LIMIT,
-    check_champion,
-    check_gate,
-    check_name,
-    check_rendered,
-    make_scheduled_plan,
-    render,
-    substitute,
-)
-from launcher.submission import check_base_model, upload
+from launcher.retraining.scheduled import substitute
 from launcher.tables import html_table
 
-RETRIES = 2
 BUSY_POLL_S = 30.0
 LOCAL_BUSY_POLL_S = 0.5
 SETTING = re.compile(r"(\w+)=(\S+)")
@@ -106,7 +88,7 @@ class Schedule:
             ("state", "paused" if self.is_paused else "enabled"),
             ("when", f"{self.expression} in {self.timezone}"),
             ("next", firings or "never"),
-            ("recipe", self.settings.get("recipe", "")),
+            ("recipe", json.loads(request["HyperParameters"].get("recipe_name", '""'))),
             ("instance", "local" if is_local else instance_of(request["ResourceConfig"])),
             ("promote", json.loads(request["HyperParameters"].get("promote", '"by-hand"'))),
             ("when busy", self.settings.get("when_busy", "refuse")),
@@ -130,32 +112,45 @@ class Schedule:
         return iter_executions(self.session, self.name, price, arn=str(self.params["Arn"]), queue=dead, say=say)
 
     def pause(self) -> Schedule:
-        return self._put(State="DISABLED")
+        return self.put(State="DISABLED")
 
     def resume(self) -> Schedule:
-        cron.check_expression(self.expression, self.timezone, now=find_now(self.session.place))
-        return self._put(State="ENABLED")
+        try:
+            cron.check_expression(self.expression, self.timezone, now=find_now(self.session.place))
+        except InputError as error:
+            flag = "--at TIME" if self.expression.startswith("at(") else '--cron "..."'
+            hint = f"`launcher schedule update {self.name} {flag}` gives it a time to come; then resume it."
+            raise InputError(error.message, hint=hint) from error
+        return self.put(State="ENABLED")
 
     def delete(self) -> None:
         """The schedule alone: its jobs, publications and champions stay."""
-        schedules.delete(self.session, self.name, str(self.params["GroupName"]))
+        schedules.delete(self.session, self.name)
 
     def trigger(self, say: Say = silent, *, sleep: Callable[[float], None] = time.sleep) -> Job:
         """One job now, as a firing would make it; or a refusal, when one runs, is being started, or cannot succeed."""
-        if self.is_paused:
-            raise RunError(f"{self.name} is paused.", hint=f"`launcher schedule resume {self.name}`, then trigger it.")
-        check_mounts(self.session, self.request, self.name)
-        request, said = substitute(self.request, str(uuid.uuid4())), ""
-        while busy := find_live_job(self.session, self.name) or self._start(request):
-            if self.settings.get("when_busy") != "queue":
+        schedule, request, said = self, self._make_request(), ""
+        while busy := find_live_job(self.session, self.name) or schedule._start(request):
+            if schedule.settings.get("when_busy") != "queue":
                 raise self._busy(busy)
             if said != busy:
                 say(f"waiting for {busy} to end; Ctrl-C gives up the place in the queue")
                 said = busy
             sleep(BUSY_POLL_S if self.session.place == "aws" else LOCAL_BUSY_POLL_S)
+            if find_live_job(self.session, self.name) != busy:
+                # meanwhile it may have been deleted, paused or updated, and what it mounts lost
+                schedule = read_deployed(self.session, self.name)
+                request = schedule._make_request()
         job = request["TrainingJobName"]
         ledger.record(ledger.Entry(job, self.session.place, self.session.region))
         return Job(job, self.session)
+
+    def _make_request(self) -> dict[str, Any]:
+        """What a firing at this moment would send, if its job could do anything with it."""
+        if self.is_paused:
+            raise RunError(f"{self.name} is paused.", hint=f"`launcher schedule resume {self.name}`, then trigger it.")
+        check_mounts(self.session, self.request, self.name)
+        return substitute(self.request, str(uuid.uuid4()))
 
     def _start(self, request: dict[str, Any]) -> str:
         """Empty when the job is made, else the job of whoever was faster."""
@@ -178,198 +173,20 @@ class Schedule:
             hint=f'`launcher wait {job}` waits for it; schedule.when_busy = "queue" in the recipe has trigger wait.',
         )
 
-    def _put(self, **changed: Any) -> Schedule:
+    def put(self, **changed: Any) -> Schedule:
         schedules.update(self.session, self.with_changes(changed))
-        return _deployed(self.session, self.name)
+        return read_deployed(self.session, self.name)
 
     def with_changes(self, changed: Mapping[str, Any]) -> dict[str, Any]:
         """With all of what is deployed: UpdateSchedule resets what it is not given."""
         return {key: value for key, value in self.params.items() if key in schedules.UPDATABLE} | dict(changed)
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A plan that is ready to be deployed: checked and rendered, and nothing of it is sent."""
-
-    plan: Plan
-    shelf: Shelf
-    line: Line
-    home: Home
-    request: dict[str, Any]
-
-    def send(self, say: Say, track: Track) -> None:
-        """What the request names beside the rows: the code, a model; and a pointer for the champion's channel."""
-        upload(self.plan, self.shelf.site, self.shelf.session, say, track)
-        ensure_pointer(self.line)
-
-
-@dataclass(frozen=True)
-class Change:
-    """What an update would make of a schedule, to be looked at before it is applied."""
-
-    schedule: Schedule
-    changed: Mapping[str, Any]
-    differences: tuple[tuple[str, str, str], ...]
-    prepared: Prepared | None = None
-
-    def apply(self, say: Say = silent, track: Track = untracked) -> Schedule:
-        if self.prepared:  # also without a difference: what it names may have been lost
-            self.prepared.send(say, track)
-        return self.schedule._put(**self.changed) if self.differences else self.schedule
-
-
-def create_schedule(
-    plan: Plan,
-    expression: str,
-    timezone: str = "UTC",
-    *,
-    name: str = "",
-    retries: int = RETRIES,
-    role: str = "",
-    queue: str = "",
-    say: Say = silent,
-    track: Track = untracked,
-) -> Schedule:
-    """Deploy the plan as a schedule. Its code travels now; its rows are those that are published when it fires."""
-    name = check_name(name or plan.run[:NAME_LIMIT].rstrip("-"))
-    check_retries(retries)
-    cron.check_expression(expression, timezone, now=find_now(plan.recipe.compute.place))
-    prepared = _prepare(plan, name, role, queue, say)
-    session, home = prepared.shelf.session, prepared.home
-    params = {
-        "Name": name,
-        "GroupName": home.group,
-        "ScheduleExpression": expression,
-        "ScheduleExpressionTimezone": timezone,
-        "State": "ENABLED",
-        "Description": _describe(plan),
-        "FlexibleTimeWindow": {"Mode": "OFF"},
-        "Target": schedules.make_target(home, prepared.request, retries),
-    }
-    schedules.check_params("CreateSchedule", params)
-    schedules.check_free(session, name, home.group)
-    prepared.send(say, track)
-    schedules.create(session, params)
-    ledger.record_place(session.place, session.region)
-    if isinstance(cron.parse_expression(expression), cron.Rate):
-        say(f"a rate fires when it is created: the first job starts now, and `launcher schedule history {name}` has it")
-    return _deployed(session, name)
-
-
-def _deployed(session: Session, name: str) -> Schedule:
+def read_deployed(session: Session, name: str) -> Schedule:
     params = schedules.find(session, name)
     if params is None:
-        raise _unknown(name, list(schedules.iter_names(session)))
+        raise unknown_schedule(name, list(schedules.iter_names(session)))
     return Schedule(session, params)
-
-
-def _prepare(plan: Plan, name: str, role: str, queue: str, say: Say) -> Prepared:
-    """Everything that can be known before anything is sent."""
-    check_base_model(plan, say)
-    shelf = open_shelf(plan.recipe)
-    line = line_beside(shelf)
-    s3.check_bucket(shelf.session, shelf.site.bucket)
-    rows = tuple(channel for channel in plan.channels if channel.name in CHANNELS)
-    check_gate(plan.recipe, rows, say)
-    if (current := check_published(shelf, rows)).data_digest != data_digest(rows):
-        say(f"published is {current.id}, and the recipe's files differ from it: `launcher publish` publishes them")
-    home = find_home(shelf.session, role=role, queue=queue)
-    scheduled = make_scheduled_plan(plan, name, shelf, line, home)
-    check_champion(line, scheduled)
-    if shelf.session.place == "aws":
-        say_rights(plan.recipe, shelf.site, line.pointer, home, lambda: shelf.session.client("iam"), say)
-    return Prepared(scheduled, shelf, line, home, render(scheduled, shelf.site))
-
-
-def _describe(plan: Plan) -> str:
-    return f"launcher recipe={recipe_key(plan.recipe)} when_busy={plan.recipe.schedule.when_busy}"
-
-
-def check_retries(retries: int) -> int:
-    if not 1 <= retries <= 3:
-        raise InputError(
-            f"{retries} retries are not between 1 and 3.",
-            hint="A firing that made no job by its last retry goes to the dead-letter queue, and its alarm tells you.",
-        )
-    return retries
-
-
-def plan_update(
-    name: str,
-    plan: Plan | None = None,
-    expression: str = "",
-    timezone: str = "",
-    *,
-    retries: int | None = None,
-    role: str = "",
-    queue: str = "",
-    place: str | None = None,
-    say: Say = silent,
-) -> Change:
-    """What an update would change; whatever is not asked for stays as it is deployed."""
-    deployed = _find_deployed(name, plan, place) if plan else attach_schedule(name, place)
-    changed: dict[str, Any] = {}
-    if expression or timezone:
-        changed["ScheduleExpression"] = expression or deployed.expression
-        changed["ScheduleExpressionTimezone"] = timezone or deployed.timezone
-        now = find_now(deployed.session.place)
-        cron.check_expression(changed["ScheduleExpression"], changed["ScheduleExpressionTimezone"], now=now)
-    target = dict(deployed.params["Target"])
-    prepared = None
-    if plan:
-        held = target.get("DeadLetterConfig", {}).get("Arn", "")
-        prepared = _prepare(plan, name, role or target["RoleArn"], queue or held, say)
-        target["Input"] = json.dumps(_with_topic(prepared.request, deployed.request), separators=(",", ":"))
-        changed["Description"] = _describe(plan)
-    if retries is not None:
-        target["RetryPolicy"] = {**target.get("RetryPolicy", {}), "MaximumRetryAttempts": check_retries(retries)}
-    if role:
-        target["RoleArn"] = role
-    if queue:
-        target["DeadLetterConfig"] = {"Arn": queue}
-    changed["Target"] = target
-    schedules.check_params("UpdateSchedule", deployed.with_changes(changed))
-    return Change(deployed, changed, find_differences(deployed.params, {**deployed.params, **changed}), prepared)
-
-
-def _find_deployed(name: str, plan: Plan, place: str | None) -> Schedule:
-    """The schedule that the plan may replace: the one where the recipe goes, and no other of its name."""
-    try:
-        session = _session_of(plan)
-        if params := schedules.find(session, name):
-            return Schedule(session, params)
-    except (SiteError, CredentialsError) as error:
-        raise (_find_elsewhere(name, plan, place) or error) from error
-    raise _find_elsewhere(name, plan, place) or _unknown(name, list(schedules.iter_names(session)))
-
-
-def _find_elsewhere(name: str, plan: Plan, place: str | None) -> InputError | None:
-    """A schedule of this name where the recipe does not go, as a refusal; None when there is none."""
-    try:
-        elsewhere = attach_schedule(name, place)
-    except UnknownJob:
-        return None
-    there, compute = elsewhere.session, plan.recipe.compute
-    if there.place == compute.place:
-        return InputError(
-            f"{name} is deployed in {there.region}, and the recipe goes to another region.",
-            hint=f"Add --set compute.region={there.region}.",
-        )
-    instance = "local" if there.place == "local" else instance_of(elsewhere.request["ResourceConfig"])
-    return InputError(
-        f"{name} is deployed {'on this machine' if instance == 'local' else 'on AWS'}, and the recipe goes elsewhere: "
-        f"compute.instance is {compute.instance}.",
-        hint=f"Add --instance {instance}; `launcher schedule create` makes another schedule.",
-    )
-
-
-def _with_topic(request: dict[str, Any], deployed: dict[str, Any]) -> dict[str, Any]:
-    """Who is told stays, where neither the recipe nor the stack says otherwise."""
-    told = deployed["HyperParameters"].get("notify_topic")
-    if told and "notify_topic" not in request["HyperParameters"]:
-        request = {**request, "HyperParameters": {**request["HyperParameters"], "notify_topic": told}}
-        check_rendered(request)
-    return request
 
 
 def attach_schedule(name: str, place: str | None = None) -> Schedule:
@@ -379,7 +196,7 @@ def attach_schedule(name: str, place: str | None = None) -> Schedule:
         if found := schedules.find(session, name):
             return Schedule(session, found)
         known += schedules.iter_names(session)
-    raise _unknown(name, known)
+    raise unknown_schedule(name, known)
 
 
 def iter_history(
@@ -399,11 +216,7 @@ def iter_history(
         yield from schedule.executions(price, say)
 
 
-def _session_of(plan: Plan) -> Session:
-    return open_session(plan.recipe.compute.place, plan.recipe.compute.region)
-
-
-def _unknown(name: str, known: list[str]) -> UnknownJob:
+def unknown_schedule(name: str, known: list[str]) -> UnknownJob:
     close = difflib.get_close_matches(name, known, n=1)
     return UnknownJob(
         f"There is no schedule {name!r}.",
@@ -416,7 +229,7 @@ def _unknown(name: str, known: list[str]) -> UnknownJob:
 def list_schedules(place: str | None = None) -> list[Schedule]:
     found = []
     for session in iter_sessions(place):
-        for name in schedules.iter_names(session, GROUP):
+        for name in schedules.iter_names(session):
             if params := schedules.find(session, name):  # else it was deleted meanwhile
                 found.append(Schedule(session, params))
     return found

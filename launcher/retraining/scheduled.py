@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
+from container_src.sft.comparison import LEAST_ROWS
 from container_src.sft.publication import FILE
 from launcher.aws.schedules import Home
 from launcher.aws.shapes import check_request
@@ -23,7 +25,7 @@ from launcher.recipe import Recipe
 from launcher.recipe_sections import KEYS
 from launcher.request import Site, make_request
 from launcher.retraining.champion import Line, check_base, read_champion
-from launcher.retraining.publication import Shelf
+from launcher.retraining.publication import Shelf, find_lack
 
 EXECUTION_ID = "<aws.scheduler.execution-id>"
 SAMPLE_ID = "0a1b2c3d-0a1b-2c3d-4e5f-0a1b2c3d4e5f"  # as long as one may be
@@ -89,8 +91,8 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_gate(recipe: Recipe, channels: tuple[Channel, ...], say: Say = silent) -> None:
-    """Refuse, or say, what a scheduled job could only find out after its training."""
+def check_gate(recipe: Recipe, rows: Mapping[str, int], say: Say = silent) -> None:
+    """Refuse, or say, what a scheduled job could only find out after its training. `rows` counts each channel's."""
     if has_network_isolation(recipe) and recipe.config.notify_topic:
         raise RecipeError(
             "schedule.notify_topic is set, but a job under network isolation cannot reach SNS.",
@@ -101,21 +103,32 @@ def check_gate(recipe: Recipe, channels: tuple[Channel, ...], say: Say = silent)
             'schedule.promote is "if-better", but a job under network isolation cannot reach the pointer in S3.',
             hint='Set schedule.promote = "by-hand" and use `launcher champion promote JOB`, or end the isolation.',
         )
-    problem, fix = _find_no_judgement(recipe, channels)
+    problem, fix = _find_no_judgement(recipe, rows)
     if problem and recipe.config.promote == "if-better":
         raise RecipeError(f'schedule.promote is "if-better", but {problem}.', hint=fix)
     if problem:
-        say(f"{problem}: the gate leaves every job unjudged, and none can be promoted. {fix}")
+        say(f"{problem}: the gate finds no job better, and none can be promoted. {fix}")
 
 
-def _find_no_judgement(recipe: Recipe, channels: tuple[Channel, ...]) -> tuple[str, str]:
+def _find_no_judgement(recipe: Recipe, rows: Mapping[str, int]) -> tuple[str, str]:
     """Why a job's evaluation cannot be judged, and what to do."""
-    if not {"eval", "test"} & {channel.name for channel in channels}:
-        return "there are no rows to judge by", "Give the recipe data.eval or data.test."
+    if lack := find_lack(rows):
+        return lack, f"Give the recipe {LEAST_ROWS} rows or more as data.eval or data.test, and publish them."
     if (bias := recipe.config.lora_bias) != "none":
         problem = f'lora.bias is "{bias}", and with trained biases the base cannot be compared with'
         return problem, 'Set lora.bias = "none".'
     return "", ""
+
+
+def say_reach(plan: Plan, say: Say) -> None:
+    """Say what a job in subnets must reach for its notice, which nobody can check from here."""
+    topic, compute = plan.config.notify_topic, plan.recipe.compute
+    if topic and compute.subnets and compute.place == "aws":
+        say(
+            f"each job tells its verdict to {topic}, so its subnets must lead to SNS. A VPC made by "
+            "`launcher bootstrap --vpc` does not, until it has an interface endpoint for SNS (about $7 a month in each "
+            "zone): till then a job waits half a minute for nothing, and `launcher schedule history` alone tells"
+        )
 
 
 def check_champion(line: Line, plan: Plan) -> None:

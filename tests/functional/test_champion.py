@@ -66,7 +66,7 @@ def test_a_champion_whose_adapter_was_deleted_is_named_and_left_by_a_rollback(ma
         s3.delete_object(session, BUCKET, f"launcher/champions/damaged/two/{name}")
         with pytest.raises(ArtifactError, match="has lost s3://") as refused:
             schedule.trigger()
-        assert "champion rollback damaged" in refused.value.hint
+        assert "champion rollback RECIPE --instance local`" in refused.value.hint
     code, _, said = command("champion", "show", "damaged.toml")
     assert (code, "has lost" in said) == (4, True)
     assert roll_back_champion(recipe).check().job == "one"
@@ -170,7 +170,7 @@ def test_a_damaged_pointer_is_named_and_a_rollback_writes_it_again(make_recipe, 
     assert (code, "champion.manifest: the pointer holds" in said) == (4, True), said
     with pytest.raises(ArtifactError, match="cannot be read") as refused:
         create_schedule(make_plan(recipe), RARELY)
-    assert "champion rollback scribbled" in refused.value.hint
+    assert "champion rollback RECIPE --instance local`" in refused.value.hint
     code, shown, said = command("champion", "rollback", "scribbled.toml")
     assert (code, "one" in shown) == (0, True), said
     assert find_champion(recipe).check().job == "one"

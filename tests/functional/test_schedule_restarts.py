@@ -43,7 +43,7 @@ def _create(session: Session, name: str, expression: str) -> str:
         session,
         {
             "Name": name,
-            "GroupName": home.group,
+            "GroupName": schedules.GROUP,
             "ScheduleExpression": expression,
             "FlexibleTimeWindow": {"Mode": "OFF"},
             "Target": schedules.make_target(home, request, 2),

@@ -228,7 +228,7 @@ def test_an_update_shows_what_differs_and_keeps_what_it_was_not_asked_to_change(
     publish(make_plan(recipe))
     create_schedule(make_plan(recipe), RARELY, retries=3)
     end = datetime(2099, 1, 1, tzinfo=UTC)
-    attach_schedule("kept")._put(
+    attach_schedule("kept").put(
         EndDate=end, State="DISABLED", FlexibleTimeWindow={"Mode": "FLEXIBLE", "MaximumWindowInMinutes": 5}
     )
     before = attach_schedule("kept").params

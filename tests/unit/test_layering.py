@@ -118,7 +118,7 @@ BRIDGES = {
     "request": {"config"},
     "data": {"config", "data", "failure", "model", "stand_in", "steps"},
     "submission": {"architectures"},
-    "retraining": {"artifact", "champion", "publication"},
+    "retraining": {"artifact", "champion", "comparison", "publication"},
     "estimates": {"architectures", "config", "fast_conditions", "memory_plan", "steps"},
 }
 

@@ -19,13 +19,13 @@ from launcher.aws.site import LOCAL_SITE, offline_site
 from launcher.cli import main, make_parser
 from launcher.cli.schedules import make_expression
 from launcher.errors import InputError, RecipeError, RunError, SiteError
-from launcher.plan import Plan, make_plan
+from launcher.plan import Plan, make_plan, recipe_key
 from launcher.recipe import load_recipe, shipped_recipes
 from launcher.request import Site, make_request
 from launcher.retraining.champion import Line
 from launcher.retraining.gate_rights import say_rights
 from launcher.retraining.publication import Shelf
-from launcher.retraining.schedule import _with_topic, check_retries, create_schedule
+from launcher.retraining.deployment import check_retries, create_schedule
 from launcher.retraining.scheduled import (
     EXECUTION_ID,
     INPUT_LIMIT,
@@ -38,7 +38,7 @@ from launcher.retraining.scheduled import (
     substitute,
 )
 
-HOME = Home("launcher", "arn:aws:iam::123456789012:role/r", "arn:aws:sqs:us-east-1:123456789012:q")
+HOME = Home("arn:aws:iam::123456789012:role/r", "arn:aws:sqs:us-east-1:123456789012:q")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NOWHERE = Session("local", "us-east-1")
 
@@ -102,7 +102,8 @@ def test_rows_are_lists_at_places_that_stay() -> None:
         "publication": "S3Prefix",
         "champion": "ManifestFile",
     }
-    assert sources["train"]["S3Uri"].endswith("/current/qwen2-5-1-5b-medical/train.manifest")
+    key = recipe_key(load_recipe("qwen2.5-1.5b-medical"))
+    assert sources["train"]["S3Uri"].endswith(f"/current/{key}/train.manifest")
 
 
 def test_the_input_is_far_within_its_limit_and_the_schedule_is_one_that_aws_takes() -> None:
@@ -141,7 +142,7 @@ def test_a_name_leaves_room_for_the_longest_execution_id() -> None:
 
 
 def test_who_is_told_comes_from_the_stack_unless_the_recipe_says_so() -> None:
-    told = Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:told")
+    told = Home(HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:told")
     assert _scheduled(_plan(), told).config.notify_topic == told.topic
     mine = _plan(**{"schedule.notify_topic": "arn:aws:sns:us-east-1:123456789012:mine"})
     assert _scheduled(mine, told).config.notify_topic.endswith(":mine")
@@ -228,13 +229,13 @@ def test_a_right_that_the_job_would_lack_at_its_end_is_told_when_a_schedule_is_m
 def test_rights_are_asked_for_only_where_a_job_needs_them() -> None:
     said: list[str] = []
     allowed = _iam({"s3:PutObject": "allowed", "sns:Publish": "allowed"})
-    stacks = Home(HOME.group, HOME.role, HOME.queue, TOPIC)
+    stacks = Home(HOME.role, HOME.queue, TOPIC)
     say_rights(_plan(**WISHES).recipe, SITE, POINTER, HOME, lambda: allowed, said.append)
     say_rights(_plan().recipe, SITE, POINTER, HOME, lambda: pytest.fail("asked"), said.append)
     mine = _plan(**{"schedule.notify_topic": TOPIC}).recipe
     say_rights(mine, SITE, POINTER, stacks, lambda: pytest.fail("asked"), said.append)
     assert said == []
-    others = Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:stacks")
+    others = Home(HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:stacks")
     say_rights(mine, SITE, POINTER, others, lambda: _iam({"sns:Publish": "allowed"}), said.append)
     assert said == [f"verdicts go to {TOPIC}; failed jobs and firings that made no job are told to {others.topic}"]
 
@@ -275,7 +276,7 @@ def test_role_queue_group_and_topic_come_from_the_stack_unless_they_are_named() 
 
 def test_an_update_keeps_who_is_told() -> None:
     told = render(
-        _scheduled(_plan(), Home(HOME.group, HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:told")),
+        _scheduled(_plan(), Home(HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:told")),
         LOCAL_SITE,
     )
     silent = render(_scheduled(_plan()), LOCAL_SITE)
