@@ -292,6 +292,13 @@ GIVE_ROWS = (
 )
 
 
+def _advise(verdict: Mapping[str, Any], current: Champion) -> str:
+    """What may help a job that the gate did not find better."""
+    deciding = verdict.get("champion") or verdict.get("base") or {}
+    is_judged = verdict["decision"] != "unjudged" and deciding.get("verdict") != "too few rows"
+    return _way_on(current) if is_judged else GIVE_ROWS
+
+
 def _way_on(current: Champion) -> str:
     stays = f"The champion stays {current.job}" if current.job else "There is no champion yet"
     return f"{stays}. More or better data, or another recipe, may do it."
@@ -347,9 +354,7 @@ def _check_worthy(job: Job, current: Champion) -> Mapping[str, Any] | None:
             )
         return None
     if verdict["decision"] not in ("better", "promoted"):
-        too_few = (verdict.get("champion") or verdict.get("base") or {}).get("verdict") == "too few rows"
-        hint = GIVE_ROWS if verdict["decision"] == "unjudged" or too_few else _way_on(current)
-        raise RunError(f"The gate's verdict on {job.name} is {state.outcome}", hint=hint)
+        raise RunError(f"The gate's verdict on {job.name} is {state.outcome}", hint=_advise(verdict, current))
     if verdict["champion_before"] != current.job:
         raise RunError(
             f"{job.name} was weighed against {verdict['champion_before'] or 'no champion'}, and the champion is "

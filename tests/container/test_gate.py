@@ -209,9 +209,9 @@ def test_a_champion_of_another_base_ends_the_job_before_anything_heavy(tmp_path:
     other = dataclasses.replace(CONFIG, start_digest="model:other")
     words = "was trained on another base .base_digest 'm' and not 'other'.*nothing was trained"
     with pytest.raises(champions.ChampionError, match=words):
-        check_challenge(_champion(tmp_path), other, 5)
-    check_challenge(_champion(tmp_path), CONFIG, 5)
-    check_challenge(None, other, 5)
+        check_challenge(_champion(tmp_path), other, 15)
+    check_challenge(_champion(tmp_path), CONFIG, 15)
+    check_challenge(None, other, 15)
 
 
 def test_a_job_weighs_its_champion_before_it_loads_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +236,16 @@ def test_a_job_that_nobody_will_judge_says_so_at_its_start(
     said = "".join(capsys.readouterr())
     assert "unjudged" in said
     assert words in said
+
+
+def test_a_job_with_too_few_rows_to_judge_by_says_so_at_its_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    champion = _champion(tmp_path)
+    check_challenge(champion, CONFIG, 14)
+    assert "cannot be promoted: 14 rows are too few to judge by (15 or more would do)" in "".join(capsys.readouterr())
+    check_challenge(champion, CONFIG, 15)
+    assert "".join(capsys.readouterr()) == ""
 
 
 @pytest.mark.parametrize(

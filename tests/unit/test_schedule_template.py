@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from launcher.aws.schedules import GROUP
+
 TEMPLATE = Path(__file__).parents[2] / "infra" / "schedule.yaml"
 
 EITHER_TOPIC = {"Fn::If": ["MakesTopic", {"Ref": "Notices"}, {"Ref": "NoticeTopicArn"}]}
@@ -29,6 +31,11 @@ def test_cfn_lint_finds_nothing() -> None:
 
 def test_the_outputs_are_those_that_create_reads(template: dict[str, Any]) -> None:
     assert set(template["Outputs"]) == {"GroupName", "RoleArn", "QueueArn", "TopicArn", "SchedulesPolicyArn"}
+
+
+def test_the_group_is_the_one_in_which_schedules_are_looked_for(template: dict[str, Any]) -> None:
+    assert template["Resources"]["Group"]["Properties"]["Name"] == GROUP
+    assert "GroupName" not in template["Parameters"]
 
 
 def test_the_role_is_trusted_from_the_group_alone_and_may_do_four_things(template: dict[str, Any]) -> None:

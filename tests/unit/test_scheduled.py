@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from launcher.aws.shapes import check_request, find_violations
 from launcher.aws.site import LOCAL_SITE, offline_site
 from launcher.cli import main, make_parser
 from launcher.cli.schedules import make_expression
+from launcher.differences import find_differences, shorten
 from launcher.errors import InputError, RecipeError, RunError, SiteError
-from launcher.plan import Plan, make_plan, recipe_key
+from launcher.plan import Plan, make_key, make_plan, recipe_key
 from launcher.recipe import load_recipe, shipped_recipes
 from launcher.request import Site, make_request
-from launcher.retraining.champion import Line
-from launcher.retraining.gate_rights import say_rights
-from launcher.retraining.publication import Shelf
+from launcher.retraining.champion import Champion, Line, _advise
 from launcher.retraining.deployment import check_retries, create_schedule
+from launcher.retraining.gate_rights import say_rights
+from launcher.retraining.publication import Shelf, find_lack
+from launcher.retraining.schedule import Schedule
 from launcher.retraining.scheduled import (
     EXECUTION_ID,
     INPUT_LIMIT,
@@ -35,6 +38,7 @@ from launcher.retraining.scheduled import (
     check_rendered,
     make_scheduled_plan,
     render,
+    say_reach,
     substitute,
 )
 
@@ -51,6 +55,10 @@ def _scheduled(plan: Plan, home: Home = HOME) -> Plan:
     site = offline_site(plan.recipe)
     line = Line(NOWHERE, "medical", f"s3://{site.bucket}/launcher/champions/medical/")
     return make_scheduled_plan(plan, "mine", Shelf(NOWHERE, site, plan.recipe), line, home)
+
+
+def _count_rows(plan: Plan) -> dict[str, int]:
+    return {channel.name: channel.rows for channel in plan.channels}
 
 
 def _leaves(value: Any, where: str = "") -> dict[str, Any]:
@@ -144,6 +152,8 @@ def test_a_name_leaves_room_for_the_longest_execution_id() -> None:
 def test_who_is_told_comes_from_the_stack_unless_the_recipe_says_so() -> None:
     told = Home(HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:told")
     assert _scheduled(_plan(), told).config.notify_topic == told.topic
+    alone = _plan(**{"compute.network_isolation": True, "model.s3": "s3://b/model/"})
+    assert _scheduled(alone, told).config.notify_topic == ""
     mine = _plan(**{"schedule.notify_topic": "arn:aws:sns:us-east-1:123456789012:mine"})
     assert _scheduled(mine, told).config.notify_topic.endswith(":mine")
 
@@ -157,7 +167,24 @@ def test_a_gate_that_could_not_judge_is_refused_before_anything_is_deployed(
 ) -> None:
     plan = _plan(**{"schedule.promote": "if-better", **overrides})
     with pytest.raises(RecipeError, match=words):
-        check_gate(plan.recipe, plan.channels)
+        check_gate(plan.recipe, _count_rows(plan))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [({"train": 60, "eval": 14}, "14 rows of eval"), ({"train": 60, "eval": 60, "test": 14}, "14 rows of test")],
+)
+def test_too_few_rows_to_judge_by_are_refused_before_anything_is_deployed(rows: dict[str, int], words: str) -> None:
+    """The gate would say so at the end of each training, for ever."""
+    promoting, said = _plan(**{"schedule.promote": "if-better"}).recipe, []
+    with pytest.raises(RecipeError, match=f'"if-better", but {words} are too few to judge by') as refused:
+        check_gate(promoting, rows)
+    assert "15 rows or more" in refused.value.hint
+    check_gate(_plan().recipe, rows, said.append)
+    ((line),) = said
+    assert f"{words} are too few to judge by: the gate finds no job better" in line
+    check_gate(promoting, {name: max(count, 15) for name, count in rows.items()})
+    assert find_lack({"train": 60, "eval": 14, "test": 15}) == ""
 
 
 @pytest.mark.parametrize(
@@ -166,11 +193,11 @@ def test_a_gate_that_could_not_judge_is_refused_before_anything_is_deployed(
 )
 def test_who_promotes_by_hand_is_told_that_nothing_can_be_promoted(overrides: dict[str, str], words: str) -> None:
     plan, said = _plan(**overrides), []
-    check_gate(plan.recipe, plan.channels, said.append)
+    check_gate(plan.recipe, _count_rows(plan), said.append)
     ((line),) = said
     assert words in line
     assert "none can be promoted" in line
-    check_gate(_plan().recipe, _plan().channels, said.append)
+    check_gate(_plan().recipe, _count_rows(_plan()), said.append)
     assert len(said) == 1
 
 
@@ -245,14 +272,15 @@ def test_what_becomes_of_an_adapter_is_no_part_of_the_recipe_digest() -> None:
     assert one.config.recipe_digest == other.config.recipe_digest
 
 
-def _session_with(outputs: dict[str, str] | None) -> Session:
+def _session_with(outputs: dict[str, str] | None, refusal: str = "ValidationError") -> Session:
     """One whose CloudFormation answers with these outputs, or that there is no such stack."""
     client = botocore.session.get_session().create_client(
         "cloudformation", region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
     )
     stubber = Stubber(client)
     if outputs is None:
-        stubber.add_client_error("describe_stacks", "ValidationError", "Stack with id launcher-schedule does not exist")
+        words = "Stack with id launcher-schedule does not exist" if refusal == "ValidationError" else "not allowed"
+        stubber.add_client_error("describe_stacks", refusal, words)
     else:
         listed = [{"OutputKey": key, "OutputValue": value} for key, value in outputs.items()]
         stack = {"StackName": STACK, "CreationTime": NOW, "StackStatus": "CREATE_COMPLETE", "Outputs": listed}
@@ -261,11 +289,13 @@ def _session_with(outputs: dict[str, str] | None) -> Session:
     return Session("aws", "us-east-1", _clients={"cloudformation": client})
 
 
-def test_role_queue_group_and_topic_come_from_the_stack_unless_they_are_named() -> None:
-    outputs = {"GroupName": "g", "RoleArn": "r", "QueueArn": "q", "TopicArn": "t"}
-    assert find_home(_session_with(outputs)) == Home("g", "r", "q", "t")
-    assert find_home(_session_with(outputs), role="mine") == Home("g", "mine", "q", "t")
-    assert find_home(Session("aws", "us-east-1"), role="mine", queue="too") == Home("launcher", "mine", "too")
+def test_role_queue_and_topic_come_from_the_stack_unless_they_are_named() -> None:
+    outputs = {"GroupName": "launcher", "RoleArn": "r", "QueueArn": "q", "TopicArn": "t"}
+    assert find_home(_session_with(outputs)) == Home("r", "q", "t")
+    assert find_home(_session_with(outputs), role="mine") == Home("mine", "q", "t")
+    with pytest.raises(SiteError, match="made the group team, and schedules are looked for in launcher") as refused:
+        find_home(_session_with({**outputs, "GroupName": "team"}))
+    assert "bootstrap --schedules" in refused.value.hint
     del outputs["QueueArn"]
     with pytest.raises(SiteError, match="no output 'QueueArn'"):
         find_home(_session_with(outputs))
@@ -274,14 +304,60 @@ def test_role_queue_group_and_topic_come_from_the_stack_unless_they_are_named() 
     assert "bootstrap --schedules" in refused.value.hint
 
 
-def test_an_update_keeps_who_is_told() -> None:
-    told = render(
-        _scheduled(_plan(), Home(HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:told")),
-        LOCAL_SITE,
-    )
-    silent = render(_scheduled(_plan()), LOCAL_SITE)
-    assert "notify_topic" not in silent["HyperParameters"]
-    assert _with_topic(silent, told) == told
+def test_an_update_tells_the_stack_s_topic_and_keeps_another_only_where_it_cannot_look() -> None:
+    """An update brings the role and the queue that are deployed, and the topic that is told by now."""
+    own = {"role": "mine", "queue": "too", "told": "old"}
+    outputs = {"GroupName": "launcher", "RoleArn": "r", "QueueArn": "q", "TopicArn": "t"}
+    assert find_home(_session_with(outputs), **own) == Home("mine", "too", "t")
+    # without a stack it was the recipe's own, which has taken it out
+    assert find_home(_session_with(None), **own) == Home("mine", "too", "")
+    assert find_home(_session_with(None, "AccessDenied"), **own) == Home("mine", "too", "old")
+
+
+def test_a_notice_from_subnets_needs_a_way_to_sns_and_that_is_said() -> None:
+    told, said = Home(HOME.role, HOME.queue, "arn:aws:sns:us-east-1:123456789012:told"), []
+    placed = {"compute.subnets": "subnet-0123456789abcdef0", "compute.security_groups": "sg-0123456789abcdef0"}
+    say_reach(_scheduled(_plan(**placed), told), said.append)
+    ((line),) = said
+    assert re.search("tells its verdict to .*:told, so its subnets must lead to SNS.* interface endpoint", line)
+    for plan, home in ((_plan(**placed), HOME), (_plan(), told)):
+        say_reach(_scheduled(plan, home), said.append)
+    assert len(said) == 1
+
+
+def test_an_at_that_is_past_cannot_be_resumed_and_the_fix_can_be_typed() -> None:
+    once = Schedule(Session("aws", "us-east-1"), {"Name": "once", "ScheduleExpression": "at(2001-01-01T00:00:00)"})
+    with pytest.raises(InputError, match="lies in the past") as refused:
+        once.resume()
+    assert "`launcher schedule update once --at TIME`" in refused.value.hint
+
+
+def test_names_that_fold_into_one_have_keys_of_their_own() -> None:
+    long = "support-assistant-for-the-german-market-in-production-"
+    alike = ["my_recipe", "My-Recipe", "my recipe", "v1.5", "v1_5", "客服", "医療", long + "intents", long + "answers"]
+    keys = [make_key(name) for name in [*alike, "my-recipe", "v1-5", "my-run"]]
+    assert len(set(keys)) == len(keys)
+    assert keys[-3:] == ["my-recipe", "v1-5", "my-run"]
+    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", key) and len(key) <= 47 for key in keys), keys
+
+
+def test_values_are_compared_whole_and_shown_around_what_differs() -> None:
+    topic = "arn:aws:sns:us-east-1:123456789012:" + "t" * 110
+    old, new = ({"Target": {"Input": json.dumps({"told": topic + end})}} for end in ("-staging", "-production"))
+    ((key, before, after),) = find_differences(old, new)
+    assert (key, before, after) == ("request.told", topic + "-staging", topic + "-production")
+    assert shorten(before, after) == ("..." + "t" * 39 + "-staging", "..." + "t" * 39 + "-production")
+    assert shorten("x" * 150, "y" + "x" * 150) == ("x" * 120 + "...", "y" + "x" * 119 + "...")
+    assert shorten("short", "shorter") == ("short", "shorter")
+
+
+def test_who_is_not_promoted_is_advised_by_why() -> None:
+    nobody = Champion(Line(NOWHERE, "medical", "s3://b/"), {"job": ""}, "")
+    refused = {"decision": "refused", "base": {"verdict": "no detectable change"}}
+    assert _advise(refused, nobody).startswith("There is no champion yet. More or better data")
+    assert _advise(refused, replace(nobody, record={"job": "one"})).startswith("The champion stays one.")
+    for verdict in ({"decision": "unjudged"}, {"decision": "refused", "base": {"verdict": "too few rows"}}):
+        assert "15 rows or more to judge by" in _advise(verdict, nobody)
 
 
 def test_a_base_from_a_folder_goes_by_its_digest(tmp_path: Path) -> None:
