@@ -132,7 +132,7 @@ def check_retries(retries: int) -> int:
     if not 1 <= retries <= 3:
         raise InputError(
             f"{retries} retries are not between 1 and 3.",
-            hint="A firing that made no job by its last retry goes to the dead-letter queue, and its alarm tells you.",
+            hint=f"Leave --retries out ({RETRIES}), or give 1, 2 or 3; a firing without a job after them is told of.",
         )
     return retries
 

@@ -158,6 +158,32 @@ def test_a_move_by_hand_whose_answer_was_lost_is_one(make_recipe, losing_the_fir
         _move(line, current, "three", sft.make_pointer(line.folder("three"), []), "hand", "s")
 
 
+def test_of_hands_that_make_one_job_champion_at_once_one_does(make_recipe) -> None:
+    recipe = make_recipe("many-hands")
+    _crown(recipe, "one")
+    _crown(recipe, "two")
+    current = find_champion(recipe)
+    line, pointer = current.line, sft.make_pointer(current.line.folder("one"), list(ADAPTER_FILES))
+    _move(line, current, "one", pointer, "hand", "s")
+    with pytest.raises(RunError, match="one is the champion already"):
+        _move(line, current, "one", pointer, "hand", "s")
+    assert len([move for move in list_moves(recipe) if move.before == "two"]) == 1
+
+
+def test_the_champion_of_a_recipe_of_another_name_is_refused_by_every_verb(make_recipe, command) -> None:
+    recipe = make_recipe("named")
+    publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    _crown(recipe, "one", recipe_name="Named")
+    for verb in ("show", "history", "rollback"):
+        code, _, said = command("champion", verb, "named.toml")
+        assert (code, "the champion one of the recipe Named, and this one is named" in said) == (2, True), said
+        assert "another `name`" in said
+    for act in (schedule.trigger, lambda: plan_update("named", make_plan(recipe))):
+        with pytest.raises(RunError, match="of the recipe Named"):
+            act()
+
+
 @pytest.mark.parametrize("content", [b"garbage", b"[]", b"{}", b"[1]", b'[{"prefix": 1}]', b"\xff"])
 def test_a_damaged_pointer_is_named_and_a_rollback_writes_it_again(make_recipe, session, command, content) -> None:
     recipe = make_recipe("scribbled")

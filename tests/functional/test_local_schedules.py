@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -246,12 +249,33 @@ def test_what_cannot_be_created_goes_to_the_dead_letter_queue(client: Client) ->
 
 def test_the_clock_goes_forward_only_and_takes_nothing_else(shared: Client) -> None:
     assert shared.ask("GET", "/_local/clock") == {"now": START, "is_simulated": True}
-    for body in ({"to": "2026-03-01T00:00:00Z"}, {"to": "soon"}, {}, {"by": 1}, {"to": START, "advance_s": 1}):
+    senseless = [{"advance_s": value} for value in (1e300, math.nan, math.inf, 10**400, 252e9)]
+    senseless += [{"to": "2026-03-01T00:00:00Z"}, {"to": "soon"}, {"to": "9999-06-01T00:00:00Z"}, {"to": math.nan}]
+    for body in (*senseless, {}, {"by": 1}, {"to": START, "advance_s": 1}):
         with pytest.raises(urllib.error.HTTPError) as caught:
             shared.move_clock(**body)
         assert caught.value.code == 400
         caught.value.close()
     assert shared.ask("GET", "/_local/clock")["now"] == START
+
+
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(500)
+        self.end_headers()
+        self.wfile.write(b"<h1>Internal Server Error</h1>")
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+def test_an_answer_that_cannot_be_read_is_an_error_of_ours() -> None:
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(LocalEndpointError, match="Asking for the time: .* cannot be read") as refused:
+            lifecycle._read("Asking for the time", server.server_port, "GET", "/_local/clock")
+        thread.join()
+    assert "local status" in refused.value.hint
 
 
 def test_a_senseless_clock_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
-from launcher import create_schedule, make_plan, publish
+from launcher import attach_schedule, create_schedule, make_plan, plan_update, publish
 from launcher.aws import jobs, s3
 from launcher.aws.session import Session
 from launcher.aws.site import LOCAL_SITE
-from launcher.errors import InputError, RunError
+from launcher.errors import InputError, JobFailed, JobStopped, RunError, UnknownJob
 from launcher.job import Job
 from launcher.retraining.champion import open_line
 from launcher.retraining.executions import find_live_job, iter_jobs_of
+from launcher.retraining.schedule import Schedule
 from launcher.retraining.scheduled import substitute
 from launcher.runs import claim_key
 
@@ -56,6 +58,61 @@ def test_a_queued_trigger_that_a_rival_overtakes_waits_again(make_recipe, sessio
     assert waited_for == [first.name, rival["TrainingJobName"]]
     made = [summary["TrainingJobName"] for summary in iter_jobs_of(session, "overtaken")]
     assert made == [second.name, rival["TrainingJobName"], first.name]
+
+
+def _wait_in_the_queue(schedule: Schedule, change: Callable[[], object]) -> Job:
+    """Trigger while a job runs; the schedule is changed and the job ends meanwhile."""
+
+    def pass_time(seconds: float) -> None:
+        change()
+        _stop_all(schedule.session, schedule.name)
+        threading.Event().wait(0.1)
+
+    try:
+        schedule.trigger()
+        return attach_schedule(schedule.name).trigger(sleep=pass_time)
+    finally:
+        _stop_all(schedule.session, schedule.name)
+
+
+def test_a_queued_trigger_starts_nothing_of_a_schedule_that_was_paused_deleted_or_emptied(make_recipe, session) -> None:
+    recipe = make_recipe("queued", **{"schedule.when_busy": "queue"})
+    publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    with pytest.raises(RunError, match="queued is paused"):
+        _wait_in_the_queue(schedule, schedule.pause)
+    schedule.resume()
+    manifest = "launcher/current/queued/train.manifest"
+    with pytest.raises(RunError, match="no train rows"):
+        _wait_in_the_queue(schedule, lambda: s3.delete_object(session, BUCKET, manifest))
+    publish(make_plan(recipe))
+    with pytest.raises(UnknownJob, match="There is no schedule 'queued'"):
+        _wait_in_the_queue(schedule, lambda: attach_schedule("queued").delete())
+    assert len(list(iter_jobs_of(session, "queued"))) == 3
+
+
+def test_a_queued_trigger_starts_what_an_update_made_of_the_schedule_meanwhile(make_recipe, command) -> None:
+    recipe = make_recipe("renewed", **{"schedule.when_busy": "queue"})
+    publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    newer = make_plan(make_recipe("renewed", **{"schedule.when_busy": "queue", "lora.r": 4}))
+    job = _wait_in_the_queue(schedule, lambda: plan_update("renewed", newer).apply())
+    assert job.description()["HyperParameters"]["lora_r"] == "4"
+    with suppress(JobStopped, JobFailed):
+        job.wait(timeout=60)
+    # and a job that did not train to its end is no champion, with a way on
+    code, _, said = command("champion", "promote", job.name)
+    assert (code, f"`launcher status {job.name}` tells more. A job is judged that trains" in said) == (2, True), said
+
+
+def test_an_update_to_network_isolation_leaves_the_topic_out(make_recipe) -> None:
+    recipe = make_recipe("isolated")
+    publish(make_plan(recipe))
+    assert "notify_topic" in create_schedule(make_plan(recipe), RARELY).request["HyperParameters"]
+    closed = make_plan(make_recipe("isolated", **{"compute.network_isolation": True}))
+    request = plan_update("isolated", closed).apply().request
+    assert request["EnableNetworkIsolation"] is True
+    assert "notify_topic" not in request["HyperParameters"]
 
 
 def test_an_update_that_goes_elsewhere_names_the_place(make_recipe, command) -> None:

@@ -147,6 +147,56 @@ def test_a_publication_that_cannot_be_read_is_replaced(make_recipe, write_rows, 
     assert roll_back_publication(recipe).data_digest == first.data_digest
 
 
+def test_of_a_publication_that_was_deleted_the_newest_kept_stands_before_the_next(
+    make_recipe, write_rows, session, command
+) -> None:
+    recipe = make_recipe("erased")
+    first = publish(make_plan(recipe))
+    s3.delete_object(session, BUCKET, "launcher/current/erased/publication.json")
+    write_rows("train.jsonl", [{"text": "new"}])
+    code, shown, said = command("publish", "erased.toml")
+    assert (code, f"publication.json is gone. It is written again, after {first.id}" in said) == (0, True), said
+    assert ["before", "it", first.id] in [line.split() for line in shown.splitlines()]
+    assert roll_back_publication(recipe).id == first.id
+
+
+def test_data_of_a_recipe_of_another_name_is_neither_replaced_nor_trained_on(make_recipe, session) -> None:
+    recipe = make_recipe("ours")
+    publish(make_plan(recipe))
+    schedule = create_schedule(make_plan(recipe), RARELY)
+    theirs = dataclasses.replace(make_recipe("ours"), name="Ours")
+    assert publish(make_plan(theirs)).previous == ""  # by a key of its own
+    key = "launcher/current/ours/publication.json"
+    s3.put_bytes(session, json.dumps({**_get(session, key), "recipe": "Ours"}).encode(), BUCKET, key)
+    acts = (
+        lambda: publish(make_plan(recipe)),
+        lambda: roll_back_publication(recipe),
+        lambda: plan_update("ours", make_plan(recipe)),
+        schedule.trigger,
+    )
+    for act in acts:
+        with pytest.raises(RunError, match="is a publication of the recipe Ours, and this one is ours") as refused:
+            act()
+        assert "another `name`" in refused.value.hint
+
+
+def test_a_recipe_of_the_same_name_in_another_folder_is_said(make_recipe, write_rows) -> None:
+    recipe, said = make_recipe("namesake"), []
+    publish(make_plan(recipe))
+    write_rows("train.jsonl", [{"text": "new"}])
+    elsewhere = recipe.folder / "elsewhere"
+    elsewhere.mkdir()
+    files = {"train": str(recipe.folder / "train.jsonl"), "eval": str(recipe.folder / "eval.jsonl")}
+    moved = dataclasses.replace(recipe, folder=elsewhere, data=dataclasses.replace(recipe.data, **files))
+    publish(make_plan(moved), say=said.append)
+    (note,) = [line for line in said if line.startswith("note: the publication before was of a recipe in ")]
+    assert str(recipe.folder) in note
+    assert "6 rows of eval are too few to judge by (15 or more would do)" in "".join(said)
+    write_rows("train.jsonl", [{"text": "newer"}])
+    publish(make_plan(moved), say=said.append)
+    assert len([line for line in said if line.startswith("note:")]) == 1
+
+
 def test_a_switch_whose_answer_was_lost_is_one(make_recipe, losing_the_first_answer) -> None:
     recipe = make_recipe("unheard-of")
     shelf, first = open_shelf(recipe), publish(make_plan(recipe))
