@@ -42,7 +42,7 @@ def test_the_role_is_trusted_from_the_group_alone_and_may_do_four_things(templat
     role = template["Resources"]["SchedulerRole"]["Properties"]
     (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Principal"] == {"Service": "scheduler.amazonaws.com"}
-    assert trust["Condition"]["StringEquals"]["aws:SourceArn"]["Fn::Sub"].endswith(":schedule-group/${Group}")
+    assert trust["Condition"]["StringEquals"]["aws:SourceArn"]["Fn::Sub"].endswith(":schedule-group/launcher")
     statements = role["Policies"][0]["PolicyDocument"]["Statement"]
     actions = [statement["Action"] for statement in statements]
     assert actions == [["sagemaker:CreateTrainingJob", "sagemaker:AddTags"], "iam:PassRole", "sqs:SendMessage"]
@@ -60,7 +60,7 @@ def test_people_may_pass_the_scheduler_its_role_and_touch_schedules_of_the_group
 ) -> None:
     policy = template["Resources"]["SchedulesPolicy"]["Properties"]["PolicyDocument"]["Statement"]
     schedules, listing, passing, queue = policy
-    assert schedules["Resource"]["Fn::Sub"].endswith(":schedule/${Group}/*")
+    assert schedules["Resource"]["Fn::Sub"].endswith(":schedule/launcher/*")
     assert listing["Action"] == "scheduler:ListSchedules"
     assert passing["Condition"]["StringEquals"] == {"iam:PassedToService": "scheduler.amazonaws.com"}
     calls = ("GetQueueUrl", "GetQueueAttributes", "ReceiveMessage", "ChangeMessageVisibility")
