@@ -90,7 +90,7 @@ def _try_put(session: Session, content: bytes, bucket: str, key: str, **conditio
             if error.response["Error"]["Code"] not in REFUSED_CONDITION:
                 raise
             answer, held = error.response, False
-    return held, bool(answer["ResponseMetadata"].get("RetryAttempts"))
+    return held, bool(answer.get("ResponseMetadata", {}).get("RetryAttempts"))
 
 
 def switch_bytes(session: Session, content: bytes, bucket: str, key: str, etag: str) -> bool:
