@@ -18,7 +18,7 @@ from launcher.retraining.publication import PUBLISH_AGAIN, Publication, check_ob
 
 def check_mounts(session: Session, request: Mapping[str, Any], schedule: str) -> None:
     """Refuse what is lost; only the placeholder before the first champion is written again."""
-    recipe = json.loads(request["HyperParameters"]["recipe_name"])
+    recipe = json.loads(request["HyperParameters"].get("recipe_name", '""'))
     sources = {item["ChannelName"]: item["DataSource"]["S3DataSource"] for item in request["InputDataConfig"]}
     for bucket in sorted({s3.split_uri(source["S3Uri"])[0] for source in sources.values()}):
         s3.check_bucket(session, bucket)

@@ -140,7 +140,7 @@ def _say_channels(current: Publication | None, made: Publication, say: Say) -> N
 
 
 def _say_folder(current: Publication | None, made: Publication, say: Say) -> None:
-    """Two recipes that are both named by their files, in folders of one machine, may mean two things by one name."""
+    """Two files named alike in two folders of one machine may be two recipes, which nothing else tells apart."""
     before, now = (item.folder if item else "" for item in (current, made))
     if before != now and before.partition(":")[0] == now.partition(":")[0]:
         say(
@@ -168,6 +168,7 @@ def roll_back_publication(recipe: Recipe, *, say: Say = silent) -> Publication:
     if s3.find_object(shelf.session, bucket, key) is None:
         raise DataError(f"s3://{bucket}/{key}, which was kept to go back to, is gone.", hint=PUBLISH_AGAIN)
     earlier = read_publication(s3.get_bytes(shelf.session, bucket, key)[0], f"s3://{bucket}/{key}")
+    check_owner(earlier, recipe.name, f"s3://{bucket}/{key}")
     check_objects(shelf.session, earlier)
     _say_channels(current, earlier, say)
     _switch(shelf, earlier, etag)
