@@ -182,7 +182,7 @@ def test_only_what_is_better_becomes_champion(session, recipe, write_rows, launc
 
     # a firing that made no job is in the history too
     broken = {**schedule.request, "ResourceConfig": {"InstanceType": "ml.none", "InstanceCount": 1}}
-    schedule._put(Target={**schedule.params["Target"], "Input": json.dumps(broken)})
+    schedule.put(Target={**schedule.params["Target"], "Input": json.dumps(broken)})
     _go_to(session, "2026-03-30T03:00:00Z")
     (dead,) = [execution for execution in schedule.executions() if not execution.job]
     assert dead.status == "not created"
