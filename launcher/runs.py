@@ -91,7 +91,9 @@ def decide(plan: Plan, previous: Previous | None, *, fresh: bool, has_checkpoint
         if changed:
             return Decision("start", previous, f"{changed} since {previous.name} finished: starting afresh")
         return Decision(
-            "finished", previous, f"the run {plan.run} is finished: {previous.name} trained this recipe on this data"
+            "finished",
+            previous,
+            f"the run {plan.run} is finished: {previous.name} trained this recipe on this data (--fresh trains it again)",
         )
     if not has_checkpoint:
         return Decision(

@@ -92,6 +92,8 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
 
     # training, from the checkpoint on where there is one
     schedule = make_schedule(config, len(train), process_count(os.environ))
+    if doubt := config.find_doubt(schedule.total):
+        warn(f"{doubt}.")
     dtype = choose_dtype(config)
     trainer = make_trainer(
         model, tokenizer, padding, train, evaluation, config, schedule, paths, origin, stopping, dtype, costs,
