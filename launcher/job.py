@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from launcher import ledger, on_demand
+from launcher import ledger, on_demand, outcomes
 from launcher.aws import jobs
 from launcher.aws.logs import iter_log_lines
 from launcher.aws.reasons import ON_DEMAND, find_fix, is_capacity_error
@@ -124,7 +124,7 @@ class JobState:
         rows = [("job", self.name), ("status", self.status.value)]
         if self.outcome:
             rows.append(("outcome", self.outcome))
-        if not self.reason:
+        if not self.reason and self.message != self.outcome:
             rows.append(("doing", self.message))
         rows += [
             ("place", self.place),
@@ -140,6 +140,8 @@ class JobState:
             rows.append(("reason", self.reason))
         if self.status.is_over and (fix := self._fix()):
             rows.append(("fix", fix))
+        elif self.status is Status.STOPPED and not is_scheduled(self.name):
+            rows.append(("next", _stopped_hint(self.name)))
         return rows
 
     def _instance_words(self) -> str:
@@ -188,11 +190,9 @@ class Job:
 
     def state(self) -> JobState:
         description = self.description()
-        state = _make_state(description, self.session.place)
+        state = find_state(self.session, description)
         if state.spot and state.lacked_capacity:
             return dataclasses.replace(state, goes_on=on_demand.is_due(self.session, description))
-        if state.status is Status.COMPLETED and is_scheduled(self.name):
-            return dataclasses.replace(state, outcome=find_outcome(self.session, state))
         return state
 
     @property
@@ -250,8 +250,10 @@ class Job:
                 hint=f"{fix} `launcher logs {self.name}` shows all of it.".lstrip() if tail or not fix else fix,
             )
         if state.status is Status.STOPPED:
-            hint = find_fix("", state.secondary) or _stopped_hint(self)
-            raise JobStopped(f"{self.name} was stopped: {state.message}", hint=hint)
+            hint = find_fix("", state.secondary) or _stopped_hint(self.name)
+            by_itself = state.message.startswith(outcomes.BY_ITSELF)
+            said = state.message if by_itself else f"was stopped: {state.message}"
+            raise JobStopped(f"{self.name} {said}", hint=hint)
         return state
 
     def _how_often(self, state: JobState) -> str:
@@ -302,17 +304,20 @@ class Job:
         return state.model_uri
 
 
-def find_outcome(session: Session, state: JobState) -> str:
-    """What came of a scheduled job, in a sentence; empty for one that left no word."""
-    if verdict := jobs.find_note(session, state.checkpoints, "verdict.json"):
-        why = "; ".join(verdict["reasons"]) or verdict["sentence"]
-        return f"{verdict['decision']}: {why}"
-    note = jobs.find_note(session, state.checkpoints, "outcome.json") or {}
-    return f"{note['outcome']}: {note['reason']}" if note.get("outcome") == "unchanged" else ""
+def find_state(session: Session, description: dict[str, Any]) -> JobState:
+    """A job as AWS describes it; one that AWS calls completed is stopped to us where it stopped itself too early."""
+    state = _make_state(description, session.place)
+    if state.status is not Status.COMPLETED:
+        return state
+    if stop := outcomes.find_early_stop(session, state.name, state.checkpoints):
+        state = dataclasses.replace(state, status=Status.STOPPED, message=stop, outcome=stop)
+    if is_scheduled(state.name):
+        return dataclasses.replace(state, outcome=outcomes.find_verdict(session, state.checkpoints))
+    return state
 
 
-def _stopped_hint(job: Job) -> str:
-    return f"`launcher fetch {job.name}` gets what it saved; another submit of {job.run} goes on where it can."
+def _stopped_hint(job: str) -> str:
+    return f"`launcher fetch {job}` gets what it saved; another submit of {run_of(job)} goes on where it can."
 
 
 def _make_state(description: dict[str, Any], place: str) -> JobState:

@@ -178,7 +178,13 @@ def check_eval_rows(config: TrainConfig, rows: int) -> None:
 
 def _write_outcome(paths: Paths, manifest: dict[str, Any]) -> None:
     """Beside the checkpoints, where the launcher reads it: SageMaker calls a job that stopped by itself Completed."""
-    found = {"outcome": manifest["outcome"], "steps": manifest["steps_done"]}
+    found = {
+        "job": manifest["job"],
+        "outcome": manifest["outcome"],
+        "reason": manifest["reason"],
+        "steps": manifest["steps_done"],
+        "steps_total": manifest["steps_total"],
+    }
     write_json(paths.checkpoints / "outcome.json", found)
 
 

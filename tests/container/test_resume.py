@@ -152,7 +152,9 @@ def test_sigterm_in_the_final_evaluation_leaves_the_adapter_and_says_why(attempt
     assert (manifest["outcome"], manifest["steps_done"]) == ("stopped", 10)
     assert manifest["reason"].startswith("SIGTERM received")
     assert manifest["reason"].endswith("the training itself was done, an evaluation was not")
-    assert json.loads(attempts["outcome"].log) == {"outcome": "stopped", "steps": 10}
+    left = json.loads(attempts["outcome"].log)
+    assert (left["outcome"], left["steps"], left["steps_total"]) == ("stopped", 10, 10)
+    assert left["reason"] == manifest["reason"]
     assert second.files[ADAPTER] == whole.files[ADAPTER]
     assert "evaluation.json" not in second.files
     assert "verdict" not in second.read("metrics.json")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
 from launcher.aws.jobs import describe_job
@@ -13,7 +18,8 @@ from launcher.aws.reasons import REASONS, find_fix
 from launcher.aws.session import Session
 from launcher.cli import following
 from launcher.errors import CloudError, CredentialsError, JobFailed, JobStopped
-from launcher.job import Job, JobState
+from launcher.job import Job, JobState, Status
+from launcher.runs import find_previous
 
 NAME = "mine-20260102-000000"
 BEGAN = datetime(2026, 1, 2, tzinfo=UTC)
@@ -184,3 +190,88 @@ def test_throttling_is_retried_for_about_a_minute_and_ends_in_one_sentence(sessi
     assert "ThrottlingException" in caught.value.message
     assert "fewer calls" in caught.value.hint
     assert caught.value.exit_code == 3
+
+
+PLACE = "launcher/checkpoints/mine/20260102-000000/"
+STOPPED = {
+    "job": NAME,
+    "outcome": "stopped",
+    "reason": "the job's time limit is near (max_runtime_s)",
+    "steps": 82,
+    "steps_total": 100_000,
+}
+
+
+@contextmanager
+def notes(session: Session, **left: dict[str, Any] | None) -> Iterator[None]:
+    """What lies beside the checkpoints, asked for in this order; None for what is not there."""
+    with Stubber(session.client("s3")) as s3:
+        for name, note in left.items():
+            key = {"Bucket": "b", "Key": f"{PLACE}{name}.json"}
+            if note is None:
+                s3.add_client_error("head_object", "404", "Not Found", 404, expected_params=key)
+                continue
+            content = json.dumps(note).encode()
+            s3.add_response("head_object", {"ContentLength": len(content), "ETag": "x"}, key)
+            body = StreamingBody(io.BytesIO(content), len(content))
+            s3.add_response("get_object", {"Body": body, "ETag": "x"}, key)
+        yield
+        s3.assert_no_pending_responses()
+
+
+def completed(**fields: Any) -> dict[str, Any]:
+    return description("Completed", CheckpointConfig={"S3Uri": f"s3://b/{PLACE}"}, **fields)
+
+
+def test_a_job_that_stopped_itself_is_stopped_though_aws_calls_it_completed(session: Session) -> None:
+    with notes(session, outcome=STOPPED):
+        state = state_of(session, completed())
+    rows = dict(state.rows())
+    assert (state.status, rows["status"]) == (Status.STOPPED, "stopped")
+    assert rows["outcome"] == f"stopped by itself after 82 of 100,000 steps: {STOPPED['reason']}"
+    assert "another submit of mine goes on" in rows["next"]
+    assert "doing" not in rows
+    with pytest.raises(JobStopped, match=f"{NAME} stopped by itself after 82 of 100,000 steps") as caught:
+        Job(NAME, session).check(state)
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("end", [Job.wait, lambda job: following.finish(job, "", as_json=False)])
+def test_wait_and_the_end_of_a_submit_take_over_that_it_stopped(session: Session, end: Callable[[Job], Any]) -> None:
+    nothing = completed(ModelArtifacts={"S3ModelArtifacts": ""})
+    with notes(session, outcome=STOPPED), Stubber(session.client("sagemaker")) as stubber:
+        stubber.add_response("describe_training_job", nothing, {"TrainingJobName": NAME})
+        with pytest.raises(JobStopped):
+            end(Job(NAME, session))
+
+
+@pytest.mark.parametrize("left", [None, STOPPED | {"outcome": "completed", "reason": "", "steps": 100_000}])
+def test_a_job_that_came_to_its_end_or_left_no_word_is_completed(
+    session: Session, left: dict[str, Any] | None
+) -> None:
+    with notes(session, outcome=left):
+        state = state_of(session, completed())
+    assert (state.status, state.outcome) == (Status.COMPLETED, "")
+
+
+def test_a_job_that_another_went_on_from_stays_stopped(session: Session) -> None:
+    """Both lie in one place, and the later one's note replaces the earlier one's."""
+    later = STOPPED | {"job": "mine-20260103-000000", "outcome": "completed", "steps": 100_000}
+    with notes(session, outcome=later):
+        state = state_of(session, completed())
+    assert state.status is Status.STOPPED
+    assert state.outcome == "stopped by itself before its last step; mine-20260103-000000 went on"
+
+
+def test_the_next_submit_finds_that_it_stopped(session: Session) -> None:
+    summary = {
+        "TrainingJobName": NAME,
+        "TrainingJobArn": f"arn:aws:sagemaker:us-east-1:123456789012:training-job/{NAME}",
+        "CreationTime": BEGAN,
+        "TrainingJobStatus": "Completed",
+    }
+    with notes(session, outcome=STOPPED), Stubber(session.client("sagemaker")) as stubber:
+        stubber.add_response("list_training_jobs", {"TrainingJobSummaries": [summary]})
+        stubber.add_response("describe_training_job", completed(), {"TrainingJobName": NAME})
+        found = find_previous(session, "mine")
+    assert found is not None and found.status is Status.STOPPED
