@@ -308,6 +308,7 @@ def _notes(
     recipe: Recipe, image: images.Image | None, prepared: Prepared | None, channels: tuple[Channel, ...]
 ) -> list[str]:
     notes = [*compute_notes(recipe.compute), *network_notes(recipe, channels)]
+    notes += base_model.adapter_notes(recipe)
     if doubt := recipe.config.find_doubt(recipe.config.max_steps):
         notes.append(doubt)
     if not any(channel.name == "eval" for channel in channels):

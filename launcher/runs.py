@@ -83,7 +83,8 @@ def decide(plan: Plan, previous: Previous | None, *, fresh: bool, has_checkpoint
         return Decision(
             "finished",
             previous,
-            f"the run {plan.run} is finished: {previous.name} trained this recipe on this data (--fresh trains it again)",
+            f"the run {plan.run} is finished: {previous.name} trained this recipe on this data "
+            "(--fresh trains it again)",
         )
     if not has_checkpoint:
         return Decision(

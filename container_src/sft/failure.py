@@ -19,9 +19,9 @@ TRAINING_CODE = ("trl.", "accelerate.", "transformers.train")
 # there from the start and gone at the end: a process that is killed cannot write it then
 LAST_WORDS = (
     "The process was killed or crashed before it could say why. Most often the machine's memory (not the GPU's) ran "
-    "out and the kernel sent SIGKILL: take an instance with more memory, or halve per_device_train_batch_size and double "
-    "gradient_accumulation_steps (the same step in less memory). Another job of the same run goes on from its last "
-    "checkpoint, under such settings too."
+    "out and the kernel sent SIGKILL: take an instance with more memory, or halve per_device_train_batch_size and "
+    "double gradient_accumulation_steps (the same step in less memory). Another job of the same run goes on from its "
+    "last checkpoint, under such settings too."
 )
 
 
@@ -116,8 +116,8 @@ KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
     (
         _is_out_of_memory,
         "Out of memory. Halve per_device_train_batch_size and double gradient_accumulation_steps (the same step in "
-        "less memory), set gradient_checkpointing = true, lower max_length, or take an instance with more memory. A run "
-        "goes on from its checkpoint under any of these but another max_length, which needs --fresh.",
+        "less memory), set gradient_checkpointing = true, lower max_length, or take an instance with more memory. A "
+        "run goes on from its checkpoint under any of these but another max_length, which needs --fresh.",
     ),
     (
         _is_disk_full,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import tempfile
@@ -18,12 +19,13 @@ from .config import TrainConfig
 from .costs import Costs
 from .curves import find_notes
 from .data import Encoded, Row, encode, load_rows
+from .earlier_adapter import folder_with_adapter, read_adapter
 from .environment import import_libraries, prepare_environment, process_count
 from .evaluate import AbandonedError
 from .failure import JobError
 from .log import is_first_process, say, warn
 from .manifest import describe_end, describe_start, device_name, make_manifest, make_origin, peak_memory_gib
-from .model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
+from .model import attach_adapters, check_ids, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
 from .paths import Paths, resolve_paths
 from .publication import check_publication
 from .stand_in import make_stand_in
@@ -51,6 +53,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     say(f"Rows: {len(train_rows)} train, {len(eval_rows)} eval, {len(test_rows)} test.")
     if end_unchanged(champion, origin, config, paths, publication):
         return
+    config = keep_biases(config, paths.adapter)
     check_challenge(champion, config, len(test_rows or eval_rows))
 
     # the newest whole checkpoint of this recipe and data, if the run has one
@@ -87,6 +90,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     train = encode_rows("train", train_rows, tokenizer, config)
     evaluation = encode_rows("eval", eval_rows, tokenizer, config)
     test = encode_rows("test", test_rows, tokenizer, config)
+    check_ids([*train, *evaluation, *test], model.config.vocab_size, base)
     length = config.max_length if config.padding == "max_length" else 0
     padding = Padding(safe_pad_id(tokenizer, model.config.vocab_size), length)
 
@@ -165,6 +169,14 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
         stand_in.cleanup()
     if problem:
         raise JobError(problem)
+
+
+def keep_biases(config: TrainConfig, adapter: Path | None) -> TrainConfig:
+    """Whether biases are trained is said by an adapter that is continued from, as everything else about it is."""
+    if adapter is None:
+        return config
+    bias: Any = read_adapter(folder_with_adapter(adapter)).bias
+    return dataclasses.replace(config, lora_bias=bias)
 
 
 def check_eval_rows(config: TrainConfig, rows: int) -> None:

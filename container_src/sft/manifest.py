@@ -14,8 +14,9 @@ from typing import Any
 from .checkpoint import Origin
 from .config import TrainConfig, find_shaping
 from .data import Row
+from .earlier_adapter import folder_with_adapter
 from .environment import library_versions
-from .model import Base, describe_quantisation, folder_with_adapter
+from .model import Base, describe_quantisation
 from .steps import Schedule
 from .stop import ANOTHER
 

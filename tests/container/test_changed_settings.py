@@ -1,4 +1,4 @@
-"""A run goes on under settings that do not change its result, and comes to the same adapter; under others it does not."""
+"""A run goes on under settings that do not change its result, and comes to the same adapter."""
 
 from __future__ import annotations
 

@@ -246,9 +246,7 @@ def test_wait_and_the_end_of_a_submit_take_over_that_it_stopped(session: Session
 
 
 @pytest.mark.parametrize("left", [None, STOPPED | {"outcome": "completed", "reason": "", "steps": 100_000}])
-def test_a_job_that_came_to_its_end_or_left_no_word_is_completed(
-    session: Session, left: dict[str, Any] | None
-) -> None:
+def test_a_job_that_came_to_its_end_or_left_no_word_is_completed(session: Session, left: dict[str, Any] | None) -> None:
     with notes(session, outcome=left):
         state = state_of(session, completed())
     assert (state.status, state.outcome) == (Status.COMPLETED, "")

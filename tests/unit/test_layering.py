@@ -115,7 +115,7 @@ BRIDGES = {
     "recipe_sections": {"config"},
     "recipe_values": {"config"},
     "plan": {"config"},
-    "base_model": {"architectures"},
+    "base_model": {"architectures", "earlier_adapter"},
     "request": {"config"},
     "data": {"config", "data", "failure", "model", "stand_in", "steps"},
     "submission": {"architectures"},
