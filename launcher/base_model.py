@@ -57,7 +57,7 @@ def check_settings(recipe: Recipe) -> None:
 
 def _check_tokenizer(recipe: Recipe) -> None:
     folder = recipe.resolve(recipe.config.model_name_or_path)
-    if folder.is_dir() and not recipe.config.smoke and not holds_tokenizer(folder):
+    if folder.is_dir() and not (recipe.config.smoke or recipe.model.s3) and not holds_tokenizer(folder):
         raise RecipeError(
             f"model.id: {folder} holds no tokenizer.",
             hint="Put its files, such as tokenizer.json or tokenizer.model, beside config.json.",

@@ -57,7 +57,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     check_challenge(champion, config, len(test_rows or eval_rows))
 
     # the newest whole checkpoint of this recipe and data, if the run has one
-    if is_first_process():
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # each machine of a job has a folder of its own
         paths.checkpoints.mkdir(parents=True, exist_ok=True)
         clean_staging(paths.checkpoints)
     resume = find_newest(paths.checkpoints, origin)
@@ -103,6 +103,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
         model, tokenizer, padding, train, evaluation, config, schedule, paths, origin, stopping, dtype, costs,
         resume.path if resume else None,
     )  # fmt: skip
+    check_same_start(trainer.accelerator, resume.step if resume else 0)
     _say_optimizer(config, trainer.optimizer_name)
     say(
         f"Training: {schedule.total} steps, {schedule.per_epoch} an epoch, "
@@ -177,6 +178,20 @@ def keep_biases(config: TrainConfig, adapter: Path | None) -> TrainConfig:
         return config
     bias: Any = read_adapter(folder_with_adapter(adapter)).bias
     return dataclasses.replace(config, lora_bias=bias)
+
+
+def check_same_start(accelerator: Any, step: int) -> None:
+    """Every process finds its checkpoint alone, and one may look while another puts a folder back that a kill left."""
+    if accelerator.num_processes == 1:
+        return
+    import torch
+
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise JobError(
+            f"The processes of this job would go on from different steps ({', '.join(map(str, steps))}), so nothing was "
+            "trained. Submit it again: what an interrupted save left behind is in its place now."
+        )
 
 
 def check_eval_rows(config: TrainConfig, rows: int) -> None:

@@ -293,8 +293,8 @@ def check_targets(model: Any, config: TrainConfig) -> None:
 def check_untied(model: Mapping[str, Any], config: TrainConfig) -> None:
     if tied := find_tied(model, config.target_modules):
         raise ModelError(
-            f"lora_target_modules names {' and '.join(tied)}, but this model's embed_tokens and lm_head are one matrix; "
-            "the adapter could not be merged. Leave them out; the projections are what QLoRA trains."
+            f"lora_target_modules names {' and '.join(tied)}, but embed_tokens and lm_head of this model are one "
+            "matrix: the adapter could not be merged. Leave them out; the projections are what QLoRA trains."
         )
 
 

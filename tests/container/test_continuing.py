@@ -88,7 +88,7 @@ def test_trained_biases_that_are_gone_on_with_leave_no_base_to_compare_with(jobs
     [
         ("misfit", f"was made for another base than {LLAMA}"),
         ("misfit", "Its own base is a stand-in"),
-        ("tied", "names embed_tokens, but this model's embed_tokens and lm_head are one matrix"),
+        ("tied", "names embed_tokens, but embed_tokens and lm_head of this model are one matrix"),
         ("without tokenizer", "model holds no tokenizer. Put its files"),
         ("too many tokens", "tokens were added without resizing it"),
     ],
