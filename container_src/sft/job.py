@@ -189,7 +189,7 @@ def check_same_start(accelerator: Any, step: int) -> None:
     steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
     if len(set(steps)) > 1:
         raise JobError(
-            f"The processes of this job would go on from different steps ({', '.join(map(str, steps))}), so nothing was "
+            f"The processes of the job would go on from different steps ({', '.join(map(str, steps))}), so nothing was "
             "trained. Submit it again: what an interrupted save left behind is in its place now."
         )
 
