@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from launcher import hub, images
+from launcher.account.doctor_job import check_job
 from launcher.account.doctor_rights import check_model_in_s3, check_permissions, check_role, check_token
 from launcher.account.doctor_scene import (
     DENIED,
@@ -264,9 +265,9 @@ def _find_price(scene: Scene, instance: str) -> Price | None:
 
 
 NAMES = (
-    "identity", "region", "role", "permissions", "bucket", "places", "quota", "image", "model", "token", "price",
+    "identity", "region", "role", "job", "permissions", "bucket", "places", "quota", "image", "model", "token", "price",
 )  # fmt: skip
 CHECKS = (
-    check_identity, check_region, check_role, check_permissions, check_bucket, check_places, check_quota, check_image,
-    check_model, check_token, check_price,
+    check_identity, check_region, check_role, check_job, check_permissions, check_bucket, check_places, check_quota,
+    check_image, check_model, check_token, check_price,
 )  # fmt: skip

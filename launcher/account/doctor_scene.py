@@ -70,6 +70,7 @@ class FoundSite:
     role: str
     bucket: str
     problem: LauncherError | None = None
+    bucket_key: str = ""  # of the stack's bucket, where bootstrap was given one
 
     def lack(self) -> Finding:
         """What to say of the empty one: missing only where the account was asked, and answered."""
@@ -164,6 +165,11 @@ class Scene:
         return self.site.bucket
 
     @property
+    def bucket_key(self) -> str:
+        """The key of one's own that the stack's bucket encrypts with; mostly empty."""
+        return self.site.bucket_key
+
+    @property
     def partition(self) -> str:
         return self.who.arn.split(":")[1]
 
@@ -196,7 +202,8 @@ class Scene:
                 raise CredentialsError("nobody is signed in.", hint="Mend the identity first.") from self.problem
             self._check_region("cloudformation")
             clients = _Clients(self.region, lambda service: self._make(service, ""))
-            return FoundSite(*find_role_and_bucket(clients, self.recipe))
+            found = find_role_and_bucket(clients, self.recipe)
+            return FoundSite(found.role, found.bucket, bucket_key=found.bucket_key)
         except LauncherError as error:
             return FoundSite(*named, error)
 

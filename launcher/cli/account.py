@@ -27,6 +27,7 @@ PARAMETER_FLAGS = {
 
 POLICY_HOLDERS = {
     "LauncherPolicyArn": "submits; `launcher submit --instance ml.g5.xlarge` finds bucket and role by itself",
+    "LauncherKeyPolicyArn": "submits, too: without the bucket's key nobody uploads or fetches",
     "SchedulesPolicyArn": "schedules; `launcher schedule create` finds role and queue by itself",
 }
 
@@ -196,9 +197,9 @@ def _report(as_json: bool, proposal: Proposal, status: str) -> dict[str, Any]:
     if not as_json:
         console.say("nothing to change" if status == "unchanged" else f"the stack {proposal.name} is {status}")
         console.print_pairs(outputs.items())
-        for key in ("LauncherPolicyArn", "SchedulesPolicyArn"):
+        for key, holder in POLICY_HOLDERS.items():
             if key in outputs:
-                console.say(f"  -> attach {outputs[key]} to whoever {POLICY_HOLDERS[key]}")
+                console.say(f"  -> attach {outputs[key]} to whoever {holder}")
     changes = [dataclasses.asdict(change) for change in proposal.changes]
     return {"stack": proposal.name, "status": status, "changes": changes, "outputs": dict(outputs)}
 

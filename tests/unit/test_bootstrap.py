@@ -348,6 +348,20 @@ def test_schedules_that_are_being_changed_hold_the_teardown_up(session: Session,
         bootstrap.find_removals(session, "launcher")
 
 
+def test_every_policy_of_a_stack_is_one_to_attach(
+    session: Session, stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bucket with a key of its own has two: who holds the first alone can upload nothing."""
+    policies = {key: f"arn:{key}" for key in ("LauncherPolicyArn", "LauncherKeyPolicyArn", "SchedulesPolicyArn")}
+    add_stack(stub, "CREATE_COMPLETE", Outputs=outputs(**policies))
+    proposal = bootstrap.Proposal(session, "111122223333", "launcher", stacks.ChangeSet("c", STACK_ID, False))
+    account._report(False, proposal, "updated")
+    attached = [line.split()[2] for line in capsys.readouterr().err.splitlines() if "-> attach" in line]
+    assert attached == list(policies.values())
+    templates = [load_template(name)["Outputs"] for name in shipped_templates()]
+    assert {key for found in templates for key in found if key.endswith("PolicyArn")} == set(policies)
+
+
 def test_a_stack_that_was_named_and_is_not_there_is_an_error_with_the_names_that_are(
     session: Session, stub: Stub, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -255,7 +255,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def look(account: Account, recipe: Recipe) -> dict[str, Finding]:
     found = {finding.name: finding for finding in examine(recipe, make_client=account.make)}
     assert list(found) == [
-        "identity", "region", "role", "permissions", "bucket", "places", "quota", "image", "model", "token", "price",
+        "identity", "region", "role", "job", "permissions", "bucket", "places", "quota", "image", "model", "token",
+        "price",
     ]  # fmt: skip
     return found
 
@@ -284,13 +285,17 @@ def test_permissions_are_simulated_for_each_thing_with_its_conditions(
     account: Account, recipe_for: Callable[..., Recipe]
 ) -> None:
     look(account.good(), recipe_for())
-    assert {call["ResourceArns"][0]: call["ActionNames"] for call in account.asked} == RESOURCES
-    assert all(call["PolicySourceArn"] == USER and call["ContextEntries"] == CONTEXT for call in account.asked)
+    asked = [call for call in account.asked if call["PolicySourceArn"] == USER]
+    assert {call["ResourceArns"][0]: call["ActionNames"] for call in asked} == RESOURCES
+    assert all(call["ContextEntries"] == CONTEXT for call in asked)
+    assert {call["PolicySourceArn"] for call in account.asked} == {USER, ROLE}  # the job's role has a check of its own
 
 
 def test_a_denied_action_is_named(account: Account, recipe_for: Callable[..., Recipe]) -> None:
     account.denied = {"iam:PassRole": "implicitDeny", "s3:PutObject": "explicitDeny"}
-    finding = only_missing(look(account.good(), recipe_for()), "permissions")
+    found = look(account.good(), recipe_for())
+    assert [name for name, finding in found.items() if finding.state == "missing"] == ["job", "permissions"]
+    finding = found["permissions"]
     assert "iam:PassRole, s3:PutObject (by an explicit deny) on my-bucket/launcher/source/" in finding.text
 
 
@@ -309,7 +314,8 @@ def test_a_topic_that_the_role_may_not_tell_is_named(account: Account, recipe_fo
     topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:mine"
     finding = only_missing(look(account.good(), recipe_for(schedule__notify_topic=topic)), "role")
     assert topic in finding.text
-    assert [call["PolicySourceArn"] for call in account.asked].count(ROLE) == 1
+    publishing = [call for call in account.asked if "sns:Publish" in call["ActionNames"]]
+    assert [call["PolicySourceArn"] for call in publishing] == [ROLE]
 
 
 @pytest.mark.parametrize("status", [301, 400])
@@ -431,7 +437,7 @@ def test_expired_credentials_are_one_finding_and_the_rest_is_shown(
     assert found["identity"].state == "missing"
     assert "aws sso login" in found["identity"].fix
     assert [name for name, finding in found.items() if finding.state == "unknown"] == [
-        "role", "permissions", "bucket", "quota", "image",
+        "role", "job", "permissions", "bucket", "quota", "image",
     ]  # fmt: skip
     assert found["model"].state == found["price"].state == "ok"
 
@@ -457,4 +463,4 @@ def test_root_is_not_simulated(account: Account, recipe_for: Callable[..., Recip
     root = {"Account": ACCOUNT, "Arn": f"arn:aws:iam::{ACCOUNT}:root", "UserId": "x"}
     found = look(account.answers("sts", "get_caller_identity", root).good("get_caller_identity"), recipe_for())
     assert "root user" in found["permissions"].text
-    assert not account.asked
+    assert {call["PolicySourceArn"] for call in account.asked} == {ROLE}  # the job is not root
