@@ -21,6 +21,8 @@ EMPTY = "REVIEW_IN_PROGRESS"
 DEAD_ENDS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 DELETED = "DELETE_COMPLETE"
 SIGNS = {TRAINING: "LauncherPolicyArn", SCHEDULE: "SchedulesPolicyArn"}
+# What the training stack allows people, the stack of schedules allows its role: nothing more, and nothing less.
+LIMITS = ("InstanceTypes", "MaxRuntime")
 GOOD_ENDS = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
@@ -69,7 +71,15 @@ def proposed(session: Session, name: str, given: dict[str, str], template: str =
 def schedule_parameters(training: Stack) -> dict[str, str]:
     """What the stack of schedules takes over from the training stack."""
     outputs = training.outputs
-    return {"JobRoleName": outputs["RoleName"], "NoticeTopicArn": outputs["TopicArn"]}
+    limits = {name: training.parameters[name] for name in LIMITS if name in training.parameters}
+    return {"JobRoleName": outputs["RoleName"], "NoticeTopicArn": outputs["TopicArn"], **limits}
+
+
+def has_other_limits(session: Session, training: Stack) -> bool:
+    """Whether schedules of this stack may start other types, or run longer, than people may; or not as much."""
+    found = _find_schedules_of(session, training)
+    wanted = schedule_parameters(training)
+    return found is not None and any(found.parameters.get(name) != wanted.get(name) for name in LIMITS)
 
 
 def make_parameters(template: str, region: str, earlier: dict[str, str], given: dict[str, str]) -> dict[str, str]:

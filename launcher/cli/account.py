@@ -114,7 +114,7 @@ def _confirm(yes: bool, question: str) -> None:
 
 def run_bootstrap(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.account.bootstrap import find_secret, schedule_parameters
+    from launcher.account.bootstrap import find_secret, has_other_limits, schedule_parameters
     from launcher.account.templates import SCHEDULE, TRAINING
     from launcher.aws.schedules import STACK as SCHEDULES_STACK
     from launcher.aws.stacks import find_stack
@@ -126,10 +126,14 @@ def run_bootstrap(args: argparse.Namespace) -> int:
     if args.hf_secret:
         given["HfSecretArn"] = find_secret(session, args.hf_secret)
     reports = [_deploy(args, session, name, TRAINING, given)]
+    training = find_stack(session, name)
+    assert training is not None, "deployed above"
     if args.schedules:
-        training = find_stack(session, name)
-        assert training is not None, "deployed above"
         reports.append(_deploy(args, session, SCHEDULES_STACK, SCHEDULE, schedule_parameters(training)))
+    elif has_other_limits(session, training):
+        console.say(
+            "schedules have other limits on types and run time\n  -> `launcher bootstrap --schedules` evens them"
+        )
     if args.json:
         console.data_json(reports if args.schedules else reports[0])
     return 0

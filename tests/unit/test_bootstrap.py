@@ -305,9 +305,10 @@ def outputs(**values: str) -> list[dict[str, str]]:
     return [{"OutputKey": key, "OutputValue": value} for key, value in values.items()]
 
 
-def add_schedules(stub: Stub, role: str, status: str = "CREATE_COMPLETE") -> None:
+def add_schedules(stub: Stub, role: str, status: str = "CREATE_COMPLETE", **parameters: str) -> None:
     made = outputs(GroupName="group", QueueArn="arn:aws:sqs:eu-west-1:111122223333:dead")
-    given = [{"ParameterKey": "JobRoleName", "ParameterValue": role}]
+    values = {"JobRoleName": role, **parameters}
+    given = [{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()]
     add_stack(stub, status, "launcher schedule: x", SCHEDULES, Outputs=made, Parameters=given)
 
 
@@ -338,6 +339,34 @@ def test_the_schedules_of_another_stack_stay(session: Session, stub: Stub, there
     else:
         add_no_stack(stub, SCHEDULES)
     assert [item.stack.name for item in bootstrap.find_removals(session, "launcher")] == ["launcher"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "differ"),
+    [
+        ({"InstanceTypes": "ml.g5.*", "MaxRuntime": "3600"}, False),
+        ({"InstanceTypes": "ml.g5.*", "MaxRuntime": "86400"}, True),
+        ({"InstanceTypes": "ml.p5.*", "MaxRuntime": "3600"}, True),
+        ({}, True),  # of a template that knew no limits
+        (None, False),
+    ],
+)
+def test_schedules_that_were_left_with_other_limits_are_noticed(
+    session: Session, stub: Stub, theirs: dict[str, str] | None, differ: bool
+) -> None:
+    limits = {"InstanceTypes": "ml.g5.*", "MaxRuntime": "3600"}
+    made = {"RoleName": "launcher-JobRole-1", "TopicArn": "arn:t", "LauncherPolicyArn": "arn"}
+    training = stacks.Stack("launcher", STACK_ID, "UPDATE_COMPLETE", OURS, made, limits)
+    assert bootstrap.schedule_parameters(training) == {
+        "JobRoleName": "launcher-JobRole-1",
+        "NoticeTopicArn": "arn:t",
+        **limits,
+    }
+    if theirs is None:
+        add_no_stack(stub, SCHEDULES)
+    else:
+        add_schedules(stub, "launcher-JobRole-1", **theirs)
+    assert bootstrap.has_other_limits(session, training) is differ
 
 
 def test_schedules_that_are_being_changed_hold_the_teardown_up(session: Session, stub: Stub) -> None:
