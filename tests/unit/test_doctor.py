@@ -14,6 +14,9 @@ from botocore.stub import Stubber
 
 from launcher.account.doctor import Finding, examine, is_healthy
 from launcher.aws.identity import Identity, find_principal
+from launcher.cli import make_parser
+from launcher.cli.health import find_exit_code
+from launcher.cli.recipes import load_recipe_from
 from launcher.recipe import Recipe, load_recipe
 
 ACCOUNT, REGION, BUCKET = "111122223333", "us-east-1", "my-bucket"
@@ -67,6 +70,7 @@ class Account:
         self.asked: list[dict[str, Any]] = []
         self.roles: list[tuple[int, dict[str, Any]]] = []
         self.token = ""
+        self.is_binary = False
 
     def open(self) -> None:
         """Some are asked for side by side, and a Stubber knows one order only: these go by name."""
@@ -92,7 +96,8 @@ class Account:
 
     def _secret(self, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
         assert json.loads(params["body"]) == {"SecretId": "hub-token"}
-        return Answered(200), {"ARN": SECRET, "SecretString": self.token}
+        held = {"SecretBinary": b"hidden"} if self.is_binary else {"SecretString": self.token}
+        return Answered(200), {"ARN": SECRET, **held}
 
     def _note(self, params: dict[str, Any], **_: Any) -> None:
         self.asked.append(params)
@@ -419,6 +424,55 @@ def test_a_gated_model_with_a_token_that_does_not_read_it(account: Account, reci
     )
     assert "https://huggingface.co/me/gated" in finding.fix
     assert "hidden" not in str(finding)
+
+
+def test_a_secret_of_bytes_holds_no_token(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.is_binary = True
+    named = recipe_for(model__id="me/gated", secrets__hf_token="hub-token")
+    finding = only_missing(look(account.good(), named), "model")
+    assert "hub-token holds bytes and no text" in finding.text
+    assert "--secret-string" in finding.fix
+    assert "hidden" not in str(finding)
+
+
+def test_a_check_that_breaks_is_said_with_its_place_and_takes_no_other_along(
+    account: Account, recipe_for: Callable[..., Recipe]
+) -> None:
+    account.good("get_role").roles.append((200, {"Role": {"RoleName": "trainer"}}))
+    found = look(account, recipe_for())
+    assert [name for name, finding in found.items() if finding.state != "ok"] == ["role"]
+    assert found["role"].state == "broken"
+    assert "KeyError: 'AssumeRolePolicyDocument' (identity.py:" in found["role"].text
+    assert find_exit_code(list(found.values())) == 1
+    assert find_exit_code([*found.values(), Finding("bucket", "missing", "gone")]) == 3
+
+
+def test_so_is_one_that_all_others_hang_on(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.stubs["sts"].add_response("get_caller_identity", {})
+    found = look(account.good("get_caller_identity"), recipe_for())
+    assert found["identity"].state == "broken"
+    assert found["region"].state == "ok"
+
+
+def test_a_region_that_is_none_is_not_asked_in(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    found = look(account.good(), recipe_for(compute__region="us-eastt-1"))
+    assert found["identity"].state == "ok"
+    assert found["region"].state == "missing"
+    assert found["region"].text == "us-eastt-1 is not a region of AWS."
+    assert found["region"].fix == "Did you mean us-east-1?"
+    assert [name for name, finding in found.items() if finding.state == "unknown"] == [
+        "permissions", "bucket", "places", "quota", "image",
+    ]  # fmt: skip
+    assert not account.asked or {call["PolicySourceArn"] for call in account.asked} == {ROLE}
+
+
+def test_doctor_takes_the_flags_that_change_what_it_asks() -> None:
+    words = ["--spot", "--max-runtime", "2h", "--max-wait", "3h", "--keep-alive", "20m"]
+    args = make_parser().parse_args(["doctor", *words])
+    assert (args.max_runtime, args.max_wait, args.keep_alive, args.spot) == ("2h", "3h", "20m", True)
+    spot = load_recipe_from(make_parser().parse_args(["doctor", *words[:5]])).compute
+    assert (spot.max_runtime_s, spot.max_wait_s) == (7200, 10800)
+    assert load_recipe_from(make_parser().parse_args(["doctor", *words[5:]])).compute.keep_alive_s == 1200
 
 
 def test_a_gated_model_without_a_token(account: Account, recipe_for: Callable[..., Recipe]) -> None:
