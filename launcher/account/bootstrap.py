@@ -12,8 +12,9 @@ from launcher.aws import buckets, schedules, secrets, stacks
 from launcher.aws.errors import explained
 from launcher.aws.session import Session, check_region
 from launcher.aws.site import stack_name
+from launcher.aws.site_checks import arn_part
 from launcher.aws.stacks import Change, ChangeSet, Event, Stack
-from launcher.errors import SiteError
+from launcher.errors import LauncherError, SiteError
 from launcher.progress import Say, silent
 
 # A stack that only holds a proposal is as good as none.
@@ -23,6 +24,7 @@ DELETED = "DELETE_COMPLETE"
 SIGNS = {TRAINING: "LauncherPolicyArn", SCHEDULE: "SchedulesPolicyArn"}
 # What the training stack allows people, the stack of schedules allows its role: nothing more, and nothing less.
 LIMITS = ("InstanceTypes", "MaxRuntime")
+ARN_NAMES = {"KmsKeyArn": "The key", "HfSecretArn": "The secret", "ImageRepositoryArn": "The repository"}
 GOOD_ENDS = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
@@ -53,11 +55,14 @@ class Proposal:
 def proposed(session: Session, name: str, given: dict[str, str], template: str = TRAINING) -> Iterator[Proposal]:
     """A proposal that is taken back unless it was carried out. Parameters that are not given stay as they are."""
     check_region(session.region)
+    check_arns(given, session.region)
     account = find_account(session)
     found = stacks.find_stack(session, name)
     is_new = found is None or found.status == EMPTY
     if found is not None:
         check_changeable(found, template)
+    if is_new and template == TRAINING:
+        check_alone(session, account)
     parameters = make_parameters(template, session.region, {} if is_new or found is None else found.parameters, given)
     change_set = stacks.make_change_set(session, name, template_text(template), parameters, is_new=is_new)
     proposal = Proposal(session, account, name, change_set, is_open=not change_set.nothing_to_do)
@@ -90,6 +95,41 @@ def make_parameters(template: str, region: str, earlier: dict[str, str], given: 
         defaults["ImageRegistry"] = images.REGISTRIES.get(region, images.HOME_REGISTRY)
     kept = {name: value for name, value in earlier.items() if name in known}
     return {**defaults, **kept, **given}
+
+
+def check_alone(session: Session, account: str) -> None:
+    """The bucket's name holds account and region alone, so a second stack would fail at it half-way."""
+    bucket = f"launcher-{account}-{session.region}"
+    if other := stacks.find_exporter(session, "-BucketName", bucket):
+        raise SiteError(
+            f"{session.region} has a stack of the launcher's already: {other}, whose bucket is {bucket}. "
+            "There is one in a region.",
+            hint=f"`launcher bootstrap --stack-name {other}` changes it; with LAUNCHER_STACK={other} submit finds it. "
+            "Or take another --region. Nothing was changed.",
+        )
+
+
+def check_arns(given: dict[str, str], region: str) -> None:
+    """A bucket, a job and its image take keys, secrets and repositories of their own region only."""
+    for name, arn in _iter_arns(given):
+        if (there := arn_part(arn, 3)) != region:
+            raise SiteError(
+                f"{ARN_NAMES[name]} {arn} lies in {there}, and the stack is to be in {region}.",
+                hint=f"Name one of {region}, or take another --region. Nothing was changed.",
+            )
+
+
+def list_foreign(given: dict[str, str], account: str) -> list[str]:
+    """What belongs to another account, and works only where that account lets this one in."""
+    return [
+        f"{ARN_NAMES[name]} {arn} belongs to account {owner}: its own policy must let account {account} in"
+        for name, arn in _iter_arns(given)
+        if (owner := arn_part(arn, 4)) != account
+    ]
+
+
+def _iter_arns(given: dict[str, str]) -> Iterator[tuple[str, str]]:
+    return ((name, given[name]) for name in ARN_NAMES if given.get(name))
 
 
 def is_ours(stack: Stack, template: str) -> bool:
@@ -214,8 +254,16 @@ def _existing(session: Session, name: str) -> Stack:
 
 def _follow(name: str, events: Iterator[Event], good: tuple[str, ...], after_failure: str, say: Say) -> None:
     seen = []
-    for event in events:
-        seen.append(event)
-        say(f"{event.status:<20} {event.resource}" + (f": {event.reason}" if event.failed else ""))
+    on = f"The stack {name} goes on without you; the same command again tells where it is."
+    try:
+        for event in events:
+            seen.append(event)
+            say(f"{event.status:<20} {event.resource}" + (f": {event.reason}" if event.failed else ""))
+    except KeyboardInterrupt:
+        say(on)
+        raise
+    except LauncherError as error:  # of the look at it, as when the sign-in has ended meanwhile
+        error.hint += f" {on}"
+        raise
     if not seen or seen[-1].status not in good:
         raise stacks.explain_failure(name, seen, after_failure)

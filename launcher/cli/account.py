@@ -88,7 +88,9 @@ def _seconds(text: str) -> int:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", default="", help="region of AWS (default: AWS_REGION, then your AWS configuration)")
-    parser.add_argument("--stack-name", help="name of the stack (default: LAUNCHER_STACK, then launcher)")
+    parser.add_argument(
+        "--stack-name", help="name of the stack, of which a region has one (default: LAUNCHER_STACK, then launcher)"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -144,12 +146,14 @@ def _deploy(
 ) -> dict[str, Any]:
     """One stack, after its changes were shown and agreed to."""
     from launcher import console
-    from launcher.account.bootstrap import proposed
+    from launcher.account.bootstrap import list_foreign, proposed
 
     with proposed(session, name, given, template) as proposal:
         console.say(f"account {proposal.account}, region {session.region}, stack {name}")
         if proposal.change_set.nothing_to_do:
             return _report(args.json, proposal, "unchanged")
+        for line in list_foreign(given, proposal.account):
+            console.say(f"note: {line}")
         if not args.json or console.can_ask():
             _print_changes(proposal, to_stdout=not args.json)
         _confirm(args.yes, f"Make this change in account {proposal.account}?")
