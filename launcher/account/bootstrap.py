@@ -25,6 +25,8 @@ SIGNS = {TRAINING: "LauncherPolicyArn", SCHEDULE: "SchedulesPolicyArn"}
 # What the training stack allows people, the stack of schedules allows its role: nothing more, and nothing less.
 LIMITS = ("InstanceTypes", "MaxRuntime")
 ARN_NAMES = {"KmsKeyArn": "The key", "HfSecretArn": "The secret", "ImageRepositoryArn": "The repository"}
+BUCKET_EXPRESSION = '!Sub "launcher-${AWS::AccountId}-${AWS::Region}"'
+TLS_ONLY = "TlsOnly"  # the one statement of the bucket's policy
 GOOD_ENDS = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
@@ -42,12 +44,35 @@ class Proposal:
     def changes(self) -> tuple[Change, ...]:
         return self.change_set.changes
 
+    @property
+    def bucket(self) -> str:
+        return bucket_name(self.account, self.session.region)
+
+    def _lift_policy(self) -> str:
+        """Off a bucket that is taken up again: CloudFormation imports the bucket, and makes no second policy for it."""
+        actions = {change.resource: change.action for change in self.changes}
+        if (actions.get("Bucket"), actions.get("BucketPolicy")) != ("import", "add"):
+            return ""
+        return buckets.lift_policy(self.session, self.bucket, TLS_ONLY)
+
+    def _put_back(self, policy: str) -> None:
+        if policy:
+            buckets.put_policy(self.session, self.bucket, policy)
+
     def carry_out(self, say: Say = silent) -> Stack:
-        events = stacks.execute(self.session, self.change_set)
+        policy = self._lift_policy()
+        try:
+            events = stacks.execute(self.session, self.change_set)
+        except LauncherError:
+            self._put_back(policy)
+            raise
         self.is_open = False
         again = f"`launcher teardown --stack-name {self.name}` takes away what is left; then bootstrap again."
         after = again if self.change_set.is_new else "The stack is as it was before."
-        _follow(self.name, events, GOOD_ENDS, after, say)
+        seen = _follow(self.name, events, say)
+        if not _has_ended(seen, GOOD_ENDS):
+            self._put_back(policy)
+        _check_end(self.name, seen, GOOD_ENDS, after)
         return _existing(self.session, self.name)
 
 
@@ -64,7 +89,8 @@ def proposed(session: Session, name: str, given: dict[str, str], template: str =
     if is_new and template == TRAINING:
         check_alone(session, account)
     parameters = make_parameters(template, session.region, {} if is_new or found is None else found.parameters, given)
-    change_set = stacks.make_change_set(session, name, template_text(template), parameters, is_new=is_new)
+    text = make_text(template, account, session.region)
+    change_set = stacks.make_change_set(session, name, text, parameters, is_new=is_new)
     proposal = Proposal(session, account, name, change_set, is_open=not change_set.nothing_to_do)
     try:
         yield proposal
@@ -97,9 +123,18 @@ def make_parameters(template: str, region: str, earlier: dict[str, str], given: 
     return {**defaults, **kept, **given}
 
 
+def bucket_name(account: str, region: str) -> str:
+    return f"launcher-{account}-{region}"
+
+
+def make_text(template: str, account: str, region: str) -> str:
+    """The template as it is sent: a bucket that was left behind is imported only where its name is no expression."""
+    return template_text(template).replace(BUCKET_EXPRESSION, f'"{bucket_name(account, region)}"')
+
+
 def check_alone(session: Session, account: str) -> None:
     """The bucket's name holds account and region alone, so a second stack would fail at it half-way."""
-    bucket = f"launcher-{account}-{session.region}"
+    bucket = bucket_name(account, session.region)
     if other := stacks.find_exporter(session, "-BucketName", bucket):
         raise SiteError(
             f"{session.region} has a stack of the launcher's already: {other}, whose bucket is {bucket}. "
@@ -199,7 +234,8 @@ class Removal:
 
     def carry_out(self, say: Say = silent) -> None:
         events = stacks.delete(self.session, self.stack)
-        _follow(self.stack.name, events, (DELETED,), "Then `launcher teardown` again.", say)
+        seen = _follow(self.stack.name, events, say)
+        _check_end(self.stack.name, seen, (DELETED,), "Then `launcher teardown` again.")
         if self.bucket and not self.keeps_bucket:
             buckets.delete_bucket(self.session, self.bucket)
 
@@ -252,7 +288,7 @@ def _existing(session: Session, name: str) -> Stack:
     return stack
 
 
-def _follow(name: str, events: Iterator[Event], good: tuple[str, ...], after_failure: str, say: Say) -> None:
+def _follow(name: str, events: Iterator[Event], say: Say) -> list[Event]:
     seen = []
     on = f"The stack {name} goes on without you; the same command again tells where it is."
     try:
@@ -265,5 +301,13 @@ def _follow(name: str, events: Iterator[Event], good: tuple[str, ...], after_fai
     except LauncherError as error:  # of the look at it, as when the sign-in has ended meanwhile
         error.hint += f" {on}"
         raise
-    if not seen or seen[-1].status not in good:
+    return seen
+
+
+def _has_ended(seen: list[Event], good: tuple[str, ...]) -> bool:
+    return bool(seen) and seen[-1].status in good
+
+
+def _check_end(name: str, seen: list[Event], good: tuple[str, ...], after_failure: str) -> None:
+    if not _has_ended(seen, good):
         raise stacks.explain_failure(name, seen, after_failure)
