@@ -15,7 +15,19 @@ from launcher.errors import CloudError, LauncherError
 SECURE = {"aws:SecureTransport": "true"}
 PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 USE_KEY = ("kms:Decrypt", "kms:GenerateDataKey")
-LOOK_AT_VPC = ("ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeVpcs")
+# SageMaker asks for all of these before a job may join.
+LOOK_AT_VPC = (
+    "ec2:DescribeDhcpOptions",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSecurityGroups",
+    "ec2:DescribeSubnets",
+    "ec2:DescribeVpcs",
+)
+HOLD_INTERFACES = (
+    "ec2:CreateNetworkInterfacePermission",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DeleteNetworkInterfacePermission",
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,9 @@ def check_job(scene: Scene) -> Finding:
         return missing(f"the policies of {role} do not let the job {words}", " ".join(fixes))
     if named := [key for key in _named_keys(scene) if not key_arn(scene, key)]:
         return unknown(f"nobody has looked whether the job may use {', '.join(named)}", "Name the key by its ARN.")
-    return ok(f"the {sum(len(right.wanted.actions) for right in rights)} rights that what the recipe names asks for")
+    return ok(
+        f"all {sum(len(right.wanted.actions) for right in rights)} that the job's role needs for what the recipe names"
+    )
 
 
 def _no_answer(number: int) -> list[str]:
@@ -110,6 +124,8 @@ def _iter_network_rights(scene: Scene) -> Iterator[JobRight]:
         arn = scene.arn("ec2", f"subnet/{subnet}")
         yield JobRight(Permission(("ec2:CreateNetworkInterface",), arn), "join compute.subnets", fix)
     if subnets:
+        interfaces = scene.arn("ec2", "network-interface/*")
+        yield JobRight(Permission(HOLD_INTERFACES, interfaces), "hold its network interfaces", fix)
         yield JobRight(Permission(LOOK_AT_VPC), "look at its network", fix)
 
 
