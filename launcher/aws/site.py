@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from launcher.aws.errors import explained
 from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Clients, Session, check_region, find_region
@@ -21,6 +23,14 @@ LOCAL_SITE = Site(
 # Well-formed, so that the request can be validated, and plainly nobody's.
 PLACEHOLDER_ACCOUNT = "000000000000"
 PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-isob-": "aws-iso-b", "us-iso-": "aws-iso"}
+
+
+class RoleAndBucket(NamedTuple):
+    """`bucket_key` is the key that the stack's bucket encrypts with, where it has one of its own."""
+
+    role: str
+    bucket: str
+    bucket_key: str = ""
 
 
 def offline_site(recipe: Recipe) -> Site:
@@ -42,7 +52,7 @@ def find_site(session: Session, recipe: Recipe) -> Site:
         _ensure_local_bucket(session)
         return LOCAL_SITE
     check_region(session.region)
-    role, bucket = find_role_and_bucket(session, recipe)
+    role, bucket, _ = find_role_and_bucket(session, recipe)
     with explained("asking who is signed in"):
         account = session.client("sts").get_caller_identity()["Account"]
     site = Site(account, session.region, bucket, _role_arn(role, account, session.region))
@@ -56,9 +66,9 @@ def named_role_and_bucket(recipe: Recipe) -> tuple[str, str]:
     return _wanted_role(recipe), recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET", "")
 
 
-def find_role_and_bucket(session: Clients, recipe: Recipe) -> tuple[str, str]:
+def find_role_and_bucket(session: Clients, recipe: Recipe) -> RoleAndBucket:
     role, bucket = named_role_and_bucket(recipe)
-    return (role, bucket) if role and bucket else _complete_from_stack(session, recipe, role, bucket)
+    return RoleAndBucket(role, bucket) if role and bucket else _complete_from_stack(session, recipe, role, bucket)
 
 
 def stack_name() -> str:
@@ -66,14 +76,15 @@ def stack_name() -> str:
     return os.environ.get("LAUNCHER_STACK") or "launcher"
 
 
-def _complete_from_stack(session: Clients, recipe: Recipe, role: str, bucket: str) -> tuple[str, str]:
+def _complete_from_stack(session: Clients, recipe: Recipe, role: str, bucket: str) -> RoleAndBucket:
     """What neither the recipe nor the environment names, the launcher's stack has."""
     try:
         stack = find_stack(session, stack_name())
     except SiteError as error:  # who may not look at stacks can still name both
         raise SiteError(error.message, hint=f"{error.hint} Or set compute.role and output.bucket.") from error
     outputs = stack.outputs if stack else {}
-    found = role or outputs.get("RoleArn", ""), bucket or outputs.get("BucketName", "")
+    own_bucket = outputs.get("BucketName", "")
+    found = role or outputs.get("RoleArn", ""), bucket or own_bucket
     if not all(found):
         missing = " and ".join(name for name, value in zip(("role", "bucket"), found, strict=True) if not value)
         raise SiteError(
@@ -82,14 +93,27 @@ def _complete_from_stack(session: Clients, recipe: Recipe, role: str, bucket: st
             hint="`launcher bootstrap` makes both. Or set compute.role and output.bucket in the recipe (LAUNCHER_ROLE, "
             "LAUNCHER_BUCKET), or run on this machine with --instance local.",
         )
-    allowed, prefix = outputs.get("Prefix", ""), recipe.output.prefix.strip("/")
-    if not role and allowed and prefix != allowed:  # nor below it: the role writes to PREFIX/output/ alone
+    if not role:
+        _check_own_role(outputs, bucket, recipe.output.prefix.strip("/"))
+    return RoleAndBucket(*found, outputs.get("KmsKeyArn", "") if found[1] == own_bucket else "")
+
+
+def _check_own_role(outputs: Mapping[str, str], bucket: str, prefix: str) -> None:
+    """The stack's role reaches the stack's bucket, below one prefix; a job elsewhere would fail at its start."""
+    own_bucket, allowed = outputs.get("BucketName", ""), outputs.get("Prefix", "")
+    if bucket and own_bucket and bucket != own_bucket:
+        raise SiteError(
+            f"The role of the stack {stack_name()} may only use the stack's bucket {own_bucket}, and output.bucket is "
+            f"{bucket}.",
+            hint="Leave output.bucket (LAUNCHER_BUCKET) empty, or name a role that may use it as compute.role "
+            "(LAUNCHER_ROLE).",
+        )
+    if allowed and prefix != allowed:  # nor below it: the role writes to PREFIX/output/ alone
         raise SiteError(
             f"The role of the stack {stack_name()} may only use {allowed}/ in its bucket, and output.prefix is "
             f"{prefix or 'empty'}.",
             hint=f'Set output.prefix = "{allowed}", or give the stack another with `launcher bootstrap --prefix`.',
         )
-    return found
 
 
 def _wanted_role(recipe: Recipe) -> str:

@@ -143,7 +143,7 @@ def test_doctor_says_what_the_local_endpoint_does_not_have(launch, endpoint) -> 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("-")] == [
-        "role", "permissions", "places", "quota", "image", "price",
+        "role", "job", "permissions", "places", "quota", "image", "price",
     ]  # fmt: skip
     assert "arn:aws:sts::123456789012" in lines[0]
 

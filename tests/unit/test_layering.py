@@ -105,7 +105,7 @@ ALLOWED = {
     "capacity": {"aws", "compute", "plan"},
     "estimates": {"data", "estimates", "plan"},
     "price_table": set(),
-    "account": {"account", "aws", "hub", "recipe", "recipe_sections", "request", "retraining"},
+    "account": {"account", "aws", "compute", "hub", "recipe", "recipe_sections", "request", "retraining"},
     "differences": set(),
 }
 # One arrow each, for one module each: the session starts the endpoint, and both sides hold requests against botocore.
