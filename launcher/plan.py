@@ -311,7 +311,7 @@ def find_git_revision(folder: Path) -> str:
 def _notes(
     recipe: Recipe, image: images.Image | None, prepared: Prepared | None, channels: tuple[Channel, ...]
 ) -> list[str]:
-    notes = [*compute_notes(recipe.compute), *network_notes(recipe, channels)]
+    notes = [*compute_notes(recipe.compute, recipe.output.kms_key), *network_notes(recipe, channels)]
     if not any(channel.name == "eval" for channel in channels):
         notes.append("no evaluation: --eval names rows for it")
     if prepared:

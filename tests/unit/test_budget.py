@@ -101,6 +101,22 @@ def test_an_unknown_instance_still_has_its_memory(plan_for: MakePlan) -> None:
     assert "the GPU of ml.g99.xlarge is not known" in shown["time"]
 
 
+def test_a_job_whose_price_nobody_knows_is_asked_about(plan_for: MakePlan) -> None:
+    plan = plan_for(compute__instance="ml.p4de.24xlarge")
+    assert cost(plan, None).worth_asking()
+    assert not cost(plan_for(), G5).worth_asking()
+    assert not cost(plan_for(compute__instance="local"), None).worth_asking()
+
+
+def test_a_gpu_whose_speed_is_not_known_still_has_its_memory_and_is_recommended_to_nobody(plan_for: MakePlan) -> None:
+    shown = rows(cost(plan_for(compute__instance="ml.p6-b200.48xlarge")))
+    assert "fits the B200's 179 GB" in shown["memory"]
+    assert "the speed of the B200 is not known here" in shown["time"]
+    long = {"data__max_length": 4096, "data__padding": "max_length"}
+    for instance, larger in (("ml.g5.xlarge", "ml.g6e.xlarge"), ("ml.g5.48xlarge", "ml.p4d.24xlarge")):
+        assert f"; {larger}'s would do" in rows(cost(plan_for(compute__instance=instance, **long)))["memory"]
+
+
 def test_a_model_in_s3_that_has_no_name_is_unknown(plan_for: MakePlan, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('[model]\ns3 = "s3://b/m/"\n[data]\ntrain = "train.jsonl"\n')
@@ -213,7 +229,6 @@ def test_asking_goes_by_what_the_job_may_cost(plan_for: MakePlan) -> None:
     assert not cost(plan_for()).worth_asking()  # its limit is 5.68, but it takes minutes
     assert cost(plan_for(compute__confirm_above=0.05)).worth_asking()
     assert cost(plan_for(model__id="nobody/nothing", compute__confirm_above=5)).worth_asking()
-    assert not cost(plan_for(), None).worth_asking()
 
 
 def test_keeping_the_best_adapter_without_eval_rows_is_refused_in_a_sentence(plan_for: MakePlan) -> None:
