@@ -209,6 +209,12 @@ def limit_cost(plan: Plan, found: Estimate) -> Plan:
             f"compute.max_cost is ${most:,.2f}, but there is no price for {found.instance} here.",
             hint="Use an instance with a known price, sign in to have it looked up, or set max_runtime instead.",
         )
+    if found.price.is_elsewhere:
+        raise RecipeError(
+            f"compute.max_cost is ${most:,.2f}, but of {found.instance} only another region's price is known here: "
+            f"${found.price.usd_per_hour:,.3f} an hour ({found.price.source}).",
+            hint="Sign in with the right to pricing:GetProducts to have it looked up, or set max_runtime instead.",
+        )
     rate = found.price.usd_per_hour * found.count / 3600
     seconds = int((most / rate - found.keep_alive_s) / found.jobs) - STOPPING_S
     needed = found.duration.low if found.duration else SHORTEST_S

@@ -16,6 +16,7 @@ from launcher.recipe import load_recipe
 from launcher.request import Site, make_request
 
 G5 = Price(1.408, "a test")
+FARAWAY = Price(1.408, "list price in us-east-1; sa-east-1 may differ", is_elsewhere=True)
 SITE = Site("000000000000", "us-east-1", "bucket", "arn:aws:iam::000000000000:role/x")
 MakePlan = Callable[..., Plan]
 
@@ -191,6 +192,10 @@ def test_a_cost_limit_becomes_a_time_limit_in_the_request_and_in_the_job(plan_fo
     assert limited.config.recipe_digest == plan_for().config.recipe_digest  # the run goes on under another limit
 
 
+def test_another_region_s_price_is_shown_where_nothing_is_promised(plan_for: MakePlan) -> None:
+    assert "sa-east-1 may differ" in rows(cost(plan_for(), FARAWAY))["cost"]
+
+
 def test_a_cost_limit_above_the_time_limit_changes_nothing(plan_for: MakePlan) -> None:
     plan = plan_for(compute__max_cost=100)
     assert cost(plan).plan is plan
@@ -206,6 +211,7 @@ def test_a_cost_limit_holds_for_all_instances_together(plan_for: MakePlan) -> No
     [
         (G5, 0.01, r"\$0.01 buys 0 minutes .* takes at least 3"),
         (None, 5, "no price for ml.g5.xlarge"),
+        (FARAWAY, 5, r"only another region's price is known here: \$1.408 an hour \(list price in us-east-1"),
     ],
 )
 def test_a_cost_limit_that_cannot_be_kept_is_refused(

@@ -14,6 +14,7 @@ from launcher.aws.session import Session
 from launcher.cli import following
 from launcher.errors import CloudError, CredentialsError, JobFailed, JobStopped
 from launcher.job import Job, JobState
+from launcher.price_table import Price
 
 NAME = "mine-20260102-000000"
 BEGAN = datetime(2026, 1, 2, tzinfo=UTC)
@@ -59,10 +60,10 @@ def test_status_of_a_spot_job_shows_interruptions_billing_saving_and_dollars(ses
         SecondaryStatusTransitions=[step(name) for name in ("Training", "Interrupted", "Training", "Interrupted")],
     )
     state = state_of(session, answer)
-    rows = dict(state.rows(price_per_h=1.408))
+    rows = dict(state.rows(Price(1.408, "list price in us-east-1; eu-west-1 may differ")))
     assert rows["spot"] == "2 interruptions"
     assert rows["time"] == "3,000 s, 900 s billed, 70% saved"
-    assert rows["cost"] == "$0.35 at $1.408 an hour"
+    assert rows["cost"] == "$0.35 at $1.408 an hour (list price in us-east-1; eu-west-1 may differ)"
     assert "cost" not in dict(state.rows())
     assert state.describe()["interruptions"] == 2
 
