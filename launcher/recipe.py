@@ -17,6 +17,7 @@ from launcher import gpu, leaks
 from launcher.compute import check_compute
 from launcher.data.settings import Prepare, Source, check_settings
 from launcher.errors import RecipeError
+from launcher.output import check_bucket_name
 from launcher.recipe_sections import (
     KEYS,
     NESTED,
@@ -243,6 +244,7 @@ def _build(path: Path, given: Mapping[str, Given]) -> Recipe:
 
 def _check_values(recipe: Recipe, path: Path) -> None:
     check_compute(recipe.compute, recipe.output.kms_key)
+    check_bucket_name(recipe.output.bucket)
     model = recipe.config.model_name_or_path
     if not HUB_ID.fullmatch(model) and not recipe.resolve(model).is_dir() and not model.startswith(PATH_STARTS):
         raise RecipeError(
