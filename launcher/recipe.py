@@ -17,6 +17,7 @@ from launcher import gpu, leaks
 from launcher.compute import check_compute
 from launcher.data.settings import Prepare, Source, check_settings
 from launcher.errors import RecipeError
+from launcher.home import expand_home
 from launcher.output import check_bucket_name
 from launcher.recipe_sections import (
     KEYS,
@@ -85,7 +86,7 @@ class Recipe:
 
     def resolve(self, path: str) -> Path:
         """A path of this recipe, which starts at the recipe's folder."""
-        return self.folder / Path(path).expanduser()
+        return self.folder / expand_home(path)
 
     def placed(self, source: Source) -> Source:
         """The source by its full path."""
