@@ -203,7 +203,8 @@ def _unknown_notes(compute: Compute, output_key: str) -> Iterator[str]:
         )
 
 
-def drop_without_quota(types: tuple[str, ...], quotas: Mapping[str, float]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(kept, dropped): a type whose quota is 0 can never be had; one whose quota is not known is kept."""
-    dropped = tuple(name for name in types if quotas.get(name) == 0)
+def drop_without_quota(compute: Compute, quotas: Mapping[str, float]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(kept, dropped): a type of a quota below what the job takes can never be had; an unknown quota is kept."""
+    types = compute.instances
+    dropped = tuple(name for name in types if quotas.get(name, compute.count) < compute.count)
     return tuple(name for name in types if name not in dropped), dropped

@@ -16,6 +16,7 @@ from launcher.errors import RecipeError
 from launcher.instances import INSTANCES
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
+from launcher.recipe_sections import Compute
 from launcher.request import ISOLATED_BUNDLE, make_request
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1"
@@ -139,9 +140,9 @@ def test_a_shown_recipe_says_the_types_as_they_were_given(types: str) -> None:
     assert recipe.value("compute.instance") == types
 
 
-def test_a_type_without_a_quota_is_dropped_and_an_unknown_quota_is_not_one() -> None:
-    types = ("ml.g5.xlarge", "ml.g6.xlarge", "ml.g6e.xlarge")
-    kept, dropped = drop_without_quota(types, {"ml.g5.xlarge": 0, "ml.g6.xlarge": 2})
+def test_a_type_without_quota_enough_is_dropped_and_an_unknown_quota_is_not_one() -> None:
+    compute = Compute(instances=("ml.g5.xlarge", "ml.g6.xlarge", "ml.g6e.xlarge"), count=2)
+    kept, dropped = drop_without_quota(compute, {"ml.g5.xlarge": 1, "ml.g6.xlarge": 2})
     assert (kept, dropped) == (("ml.g6.xlarge", "ml.g6e.xlarge"), ("ml.g5.xlarge",))
 
 
