@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from botocore.stub import Stubber
@@ -12,7 +15,7 @@ from launcher.aws.jobs import describe_job
 from launcher.aws.reasons import REASONS, find_fix
 from launcher.aws.session import Session
 from launcher.cli import following
-from launcher.errors import CloudError, CredentialsError, JobFailed, JobStopped
+from launcher.errors import CloudError, CredentialsError, JobFailed, JobStopped, NextJobRefused
 from launcher.job import Job, JobState
 from launcher.price_table import Price
 
@@ -131,6 +134,56 @@ def test_status_of_a_spot_job_names_the_wait_that_starts_it_on_demand_where_its_
         fix = dict(state_of(session, ended).rows())["fix"]
     assert (f"`launcher wait {NAME}` starts it on demand" in fix) == said
     assert ("set compute.on_demand_after_wait" in fix) != said
+
+
+def test_a_refused_job_on_demand_is_told_as_that_and_not_as_a_wait_that_broke_off(session: Session) -> None:
+    ended = description(
+        "Stopped",
+        "MaxWaitTimeExceeded",
+        EnableManagedSpotTraining=True,
+        OutputDataConfig={"S3OutputPath": "s3://b/launcher/output"},
+    )
+    request = {"TrainingJobName": NAME, "HyperParameters": {}, "RoleArn": "arn:aws:iam::123456789012:role/trainer"}
+    request |= {key: ended[key] for key in ("AlgorithmSpecification", "OutputDataConfig", "ResourceConfig")}
+    request |= {"StoppingCondition": ended["StoppingCondition"]}
+    with Stubber(session.client("s3")) as s3, Stubber(session.client("sagemaker")) as stubber:
+        stubber.add_response("describe_training_job", ended)
+        s3.add_response("head_object", {"ContentLength": 2, "ETag": "x"})
+        stubber.add_response("describe_training_job", ended)
+        s3.add_response("head_object", {"ContentLength": 2, "ETag": "x"})
+        s3.add_response("get_object", {"Body": io.BytesIO(json.dumps(request).encode()), "ETag": "x"})
+        s3.add_response("put_object", {"ETag": "mine"})
+        quota = "The account-level service limit 'ml.g5.xlarge for training job usage' is 0 Instances"
+        stubber.add_client_error("create_training_job", "ResourceLimitExceeded", quota)
+        s3.add_response("delete_object", {})  # the claim is given back
+        with pytest.raises(NextJobRefused) as caught:
+            following.wait(Job(NAME, session))
+        s3.assert_no_pending_responses()
+    assert caught.value.message.startswith(f"{NAME} got no spot capacity, and the job on demand after it was not st")
+    assert quota in caught.value.message
+    assert "Service Quotas console" in caught.value.hint
+    assert f"`launcher wait {NAME}` tries to start it again" in caught.value.hint
+    assert "not affected" not in caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+class RefusedNext(Job):
+    """A handle on a spot job that is over, and whose next one cannot be started."""
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        return iter(())
+
+    def state(self) -> JobState:
+        return cast(JobState, None)
+
+    def go_on(self, *args: Any, **named: Any) -> bool:
+        raise NextJobRefused("no quota", hint="Ask for it.")
+
+
+def test_a_follower_of_the_log_adds_nothing_to_that_either(session: Session) -> None:
+    with pytest.raises(NextJobRefused) as caught:
+        following.follow(RefusedNext(NAME, session), str)
+    assert caught.value.hint == "Ask for it."
 
 
 def test_the_third_capacity_error_in_a_row_is_counted(session: Session) -> None:
