@@ -18,7 +18,7 @@ class Instance:
     useless: str = ""  # why AWS's images for training cannot run here
 
 
-NO_CUDA = "CUDA 12, which every image here is built on, has left the K80 behind"
+NO_CUDA = "CUDA 12 and its successors, which every image here is built on, have left the K80 behind"
 ARM = "its processor is an ARM one, and every image here is built for x86"
 
 INSTANCES = {
