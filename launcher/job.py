@@ -21,6 +21,7 @@ from launcher.aws.s3 import find_object, split_uri
 from launcher.aws.session import Session, open_session
 from launcher.errors import ArtifactError, CloudError, CredentialsError, JobFailed, JobStopped, UnknownJob
 from launcher.job_names import is_scheduled, run_of
+from launcher.price_table import Price
 from launcher.progress import Say, Track, silent, untracked
 from launcher.results.adapters import Adapter, fetch_adapter
 from launcher.results.comparison import Results, fetch_results
@@ -119,7 +120,7 @@ class JobState:
         """Whether it is over because AWS had no instance for it."""
         return self.status.is_over and (self.secondary == "MaxWaitTimeExceeded" or is_capacity_error(self.reason))
 
-    def rows(self, price_per_h: float | None = None) -> list[tuple[str, str]]:
+    def rows(self, price: Price | None = None) -> list[tuple[str, str]]:
         """As people read it; with the on-demand price of one instance, in dollars too."""
         rows = [("job", self.name), ("status", self.status.value)]
         if self.outcome:
@@ -133,7 +134,7 @@ class JobState:
         ]
         if self.spot:
             rows.append(("spot", f"{self.interruptions} interruption{'' if self.interruptions == 1 else 's'}"))
-        rows += self._cost_rows(price_per_h)
+        rows += self._cost_rows(price)
         if self.status.is_over and self.model_uri:
             rows.append(("model", self.model_uri))
         if self.reason:
@@ -152,7 +153,7 @@ class JobState:
     def _fix(self) -> str:
         return ON_DEMAND.format(job=self.name) if self.goes_on else find_fix(self.reason, self.secondary)
 
-    def _cost_rows(self, price_per_h: float | None) -> list[tuple[str, str]]:
+    def _cost_rows(self, price: Price | None) -> list[tuple[str, str]]:
         if self.training_s is None:
             return []
         words = f"{self.training_s:,} s"
@@ -161,9 +162,10 @@ class JobState:
             if self.spot and self.training_s:
                 words += f", {1 - self.billed_s / self.training_s:.0%} saved"
         rows = [("time", words)]
-        if price_per_h is not None and self.billed_s is not None:
+        if price is not None and self.billed_s is not None:
             # AWS bills the billable seconds at the on-demand price: they hold the saving already
-            rows.append(("cost", f"${self.billed_s * self.count * price_per_h / 3600:.2f} at ${price_per_h:g} an hour"))
+            dollars = self.billed_s * self.count * price.usd_per_hour / 3600
+            rows.append(("cost", f"${dollars:.2f} at ${price.usd_per_hour:g} an hour ({price.source})"))
         return rows
 
 

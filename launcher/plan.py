@@ -307,7 +307,7 @@ def find_git_revision(folder: Path) -> str:
 def _notes(
     recipe: Recipe, image: images.Image | None, prepared: Prepared | None, channels: tuple[Channel, ...]
 ) -> list[str]:
-    notes = [*compute_notes(recipe.compute), *network_notes(recipe, channels)]
+    notes = [*compute_notes(recipe.compute, recipe.output.kms_key), *network_notes(recipe, channels)]
     notes += base_model.adapter_notes(recipe)
     if doubt := recipe.config.find_doubt(recipe.config.max_steps):
         notes.append(doubt)

@@ -257,6 +257,8 @@ def check_price(scene: Scene) -> Finding:
     priced = [(name, price) for name, price in zip(types, found, strict=True) if price]
     unpriced = [name for name, price in zip(types, found, strict=True) if price is None]
     words = [f"{name}: ${price.usd_per_hour:,.3f} an hour ({price.source})" for name, price in priced]
+    if scene.recipe.compute.max_cost and any(price.is_elsewhere for _, price in priced):
+        return missing("; ".join(words), "compute.max_cost needs this region's price: pricing:GetProducts looks it up.")
     if unpriced:
         return unknown("; ".join([f"there is no price for {', '.join(unpriced)} here", *words]), "Check its name.")
     return ok("; ".join(words))

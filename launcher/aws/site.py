@@ -11,6 +11,7 @@ from launcher.aws.session import LOCAL_ACCOUNT, LOCAL_REGION, Clients, Session, 
 from launcher.aws.site_checks import check_bucket, check_places
 from launcher.aws.stacks import find_stack
 from launcher.errors import SiteError
+from launcher.output import check_bucket_name
 from launcher.recipe import Recipe
 from launcher.request import Site
 
@@ -42,7 +43,7 @@ def offline_site(recipe: Recipe) -> Site:
     return Site(
         account=PLACEHOLDER_ACCOUNT,
         region=region,
-        bucket=recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET") or f"launcher-{PLACEHOLDER_ACCOUNT}-{region}",
+        bucket=_wanted_bucket(recipe) or f"launcher-{PLACEHOLDER_ACCOUNT}-{region}",
         role=_role_arn(_wanted_role(recipe) or "launcher-placeholder", PLACEHOLDER_ACCOUNT, region),
     )
 
@@ -63,7 +64,7 @@ def find_site(session: Session, recipe: Recipe) -> Site:
 
 def named_role_and_bucket(recipe: Recipe) -> tuple[str, str]:
     """What the recipe and the environment name, without a question; either may be empty."""
-    return _wanted_role(recipe), recipe.output.bucket or os.environ.get("LAUNCHER_BUCKET", "")
+    return _wanted_role(recipe), _wanted_bucket(recipe)
 
 
 def find_role_and_bucket(session: Clients, recipe: Recipe) -> RoleAndBucket:
@@ -118,6 +119,13 @@ def _check_own_role(outputs: Mapping[str, str], bucket: str, prefix: str) -> Non
 
 def _wanted_role(recipe: Recipe) -> str:
     return recipe.compute.role or os.environ.get("LAUNCHER_ROLE", "")
+
+
+def _wanted_bucket(recipe: Recipe) -> str:
+    given = os.environ.get("LAUNCHER_BUCKET", "")
+    if not recipe.output.bucket:
+        check_bucket_name(given, "LAUNCHER_BUCKET")
+    return recipe.output.bucket or given
 
 
 def _role_arn(role: str, account: str, region: str) -> str:

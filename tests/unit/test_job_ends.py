@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from botocore.response import StreamingBody
@@ -17,8 +17,9 @@ from launcher.aws.jobs import describe_job
 from launcher.aws.reasons import REASONS, find_fix
 from launcher.aws.session import Session
 from launcher.cli import following
-from launcher.errors import CloudError, CredentialsError, JobFailed, JobStopped
+from launcher.errors import CloudError, CredentialsError, JobFailed, JobStopped, NextJobRefused
 from launcher.job import Job, JobState, Status
+from launcher.price_table import Price
 from launcher.runs import find_previous
 
 NAME = "mine-20260102-000000"
@@ -65,10 +66,10 @@ def test_status_of_a_spot_job_shows_interruptions_billing_saving_and_dollars(ses
         SecondaryStatusTransitions=[step(name) for name in ("Training", "Interrupted", "Training", "Interrupted")],
     )
     state = state_of(session, answer)
-    rows = dict(state.rows(price_per_h=1.408))
+    rows = dict(state.rows(Price(1.408, "list price in us-east-1; eu-west-1 may differ")))
     assert rows["spot"] == "2 interruptions"
     assert rows["time"] == "3,000 s, 900 s billed, 70% saved"
-    assert rows["cost"] == "$0.35 at $1.408 an hour"
+    assert rows["cost"] == "$0.35 at $1.408 an hour (list price in us-east-1; eu-west-1 may differ)"
     assert "cost" not in dict(state.rows())
     assert state.describe()["interruptions"] == 2
 
@@ -136,6 +137,56 @@ def test_status_of_a_spot_job_names_the_wait_that_starts_it_on_demand_where_its_
         fix = dict(state_of(session, ended).rows())["fix"]
     assert (f"`launcher wait {NAME}` starts it on demand" in fix) == said
     assert ("set compute.on_demand_after_wait" in fix) != said
+
+
+def test_a_refused_job_on_demand_is_told_as_that_and_not_as_a_wait_that_broke_off(session: Session) -> None:
+    ended = description(
+        "Stopped",
+        "MaxWaitTimeExceeded",
+        EnableManagedSpotTraining=True,
+        OutputDataConfig={"S3OutputPath": "s3://b/launcher/output"},
+    )
+    request = {"TrainingJobName": NAME, "HyperParameters": {}, "RoleArn": "arn:aws:iam::123456789012:role/trainer"}
+    request |= {key: ended[key] for key in ("AlgorithmSpecification", "OutputDataConfig", "ResourceConfig")}
+    request |= {"StoppingCondition": ended["StoppingCondition"]}
+    with Stubber(session.client("s3")) as s3, Stubber(session.client("sagemaker")) as stubber:
+        stubber.add_response("describe_training_job", ended)
+        s3.add_response("head_object", {"ContentLength": 2, "ETag": "x"})
+        stubber.add_response("describe_training_job", ended)
+        s3.add_response("head_object", {"ContentLength": 2, "ETag": "x"})
+        s3.add_response("get_object", {"Body": io.BytesIO(json.dumps(request).encode()), "ETag": "x"})
+        s3.add_response("put_object", {"ETag": "mine"})
+        quota = "The account-level service limit 'ml.g5.xlarge for training job usage' is 0 Instances"
+        stubber.add_client_error("create_training_job", "ResourceLimitExceeded", quota)
+        s3.add_response("delete_object", {})  # the claim is given back
+        with pytest.raises(NextJobRefused) as caught:
+            following.wait(Job(NAME, session))
+        s3.assert_no_pending_responses()
+    assert caught.value.message.startswith(f"{NAME} got no spot capacity, and the job on demand after it was not st")
+    assert quota in caught.value.message
+    assert "Service Quotas console" in caught.value.hint
+    assert f"`launcher wait {NAME}` tries to start it again" in caught.value.hint
+    assert "not affected" not in caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+class RefusedNext(Job):
+    """A handle on a spot job that is over, and whose next one cannot be started."""
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        return iter(())
+
+    def state(self) -> JobState:
+        return cast(JobState, None)
+
+    def go_on(self, *args: Any, **named: Any) -> bool:
+        raise NextJobRefused("no quota", hint="Ask for it.")
+
+
+def test_a_follower_of_the_log_adds_nothing_to_that_either(session: Session) -> None:
+    with pytest.raises(NextJobRefused) as caught:
+        following.follow(RefusedNext(NAME, session), str)
+    assert caught.value.hint == "Ask for it."
 
 
 def test_the_third_capacity_error_in_a_row_is_counted(session: Session) -> None:
