@@ -33,7 +33,8 @@ class StepRunner:
                 return loss / step["trained"], rights
             except NoFastStep as why:
                 warn(f"No fast step: {why}. Training goes on by the plain path, from the same state.")
-                self._fast = None
+            self._fast.forget()  # here: the exception held what is given back
+            self._fast = None
         if not step["batches"]:
             step = {**step, "batches": self._dataset.pad(step["encoded"])}
         return self._run_plainly(model, self._trainer._prepare_inputs({**step, "encoded": ()}))
