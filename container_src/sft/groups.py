@@ -74,6 +74,16 @@ def find_groups(layer: Any, number: int) -> dict[str, Group]:
     return groups
 
 
+def find_missing(layer: Any) -> str:
+    """The projection that a layer lacks, or that keeps its weight under another name, as foreign 4-bit formats do."""
+    for block, names in KINDS.values():
+        for name in names:
+            module = getattr(getattr(layer, block, None), name, None)
+            if getattr(_base(module), "weight", None) is None:
+                return name
+    return ""
+
+
 def is_adapted(module: Any) -> bool:
     return hasattr(module, "lora_A") and "default" in module.lora_A
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_src.sft.architectures import find_architecture, shrink
+from container_src.sft.architectures import KNOWN, find_architecture, shrink
 from container_src.sft.batches import Padding
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import IGNORED, Encoded
@@ -171,6 +171,37 @@ def test_what_takes_the_plain_path_is_named(make_model: Callable[..., Any]) -> N
         setattr(changed.get_base_model().config, key, value)
         assert words in reason(changed)
     assert "a rank of 256, above 128" in reason(make_model(FAMILIES[0], r=256))
+    unlike = make_model(FAMILIES[0])
+    unlike.get_base_model().model.layers[1].self_attn.o_proj.base_layer.weight = None
+    assert "o_proj has no weight" in reason(unlike)
+
+
+def _sized(**sizes: int) -> dict[str, Any]:
+    return {"model_type": "llama", "hidden_size": 3200, "intermediate_size": 8640, "num_attention_heads": 25, **sizes}
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (_sized(), ""),
+        (_sized(num_attention_heads=32), "heads of size 100"),  # open_llama_3b's
+        (_sized(head_dim=96), "heads of size 96"),
+        (_sized(head_dim=512), "heads of size 512"),
+        (_sized(head_dim=8), "heads of size 8"),
+        (_sized(intermediate_size=8648), "intermediate_size of 8648"),
+        (_sized(hidden_size=3208, head_dim=64), "hidden_size of 3208"),
+    ],
+)
+def test_sizes_that_no_kernel_does_are_named_where_a_gpu_runs_them(model: dict[str, Any], words: str) -> None:
+    config = TrainConfig(fast_step="on")
+    found = find_reason(config, lambda key, default: model.get(key, default), "bfloat16", 1, has_gpu=True)
+    assert words in found and bool(found) == bool(words)
+    assert find_reason(config, lambda key, default: model.get(key, default), "float32", 1, has_gpu=False) == ""
+
+
+def test_every_known_model_has_sizes_that_the_kernels_do() -> None:
+    for known in KNOWN.values():
+        assert find_reason(TrainConfig(), known.get, "bfloat16", 1, has_gpu=True) == ""
 
 
 @pytest.mark.parametrize("name", FAMILIES)
