@@ -15,7 +15,17 @@ from container_src.sft import memory_plan
 from container_src.sft.config import TrainConfig
 from container_src.sft.fast_conditions import choose_arithmetic, find_reason, find_reason_in_adapters
 from container_src.sft.memory_plan import OVERHEAD, ROOM, Setting
-from launcher.estimates.memory_model import GIB, SPREAD, Lengths, Memory, Shape, base_gib, estimate_evaluation, off
+from launcher.estimates.memory_model import (
+    GIB,
+    SPREAD,
+    Lengths,
+    Memory,
+    Shape,
+    base_gib,
+    estimate_evaluation,
+    off,
+    step_down,
+)
 from launcher.estimates.time_model import REACHABLE_TFLOPS
 
 MEASURED_GPU = "H200"
@@ -97,12 +107,13 @@ def estimate_fast_memory(
 ) -> Memory:
     """For the fullest and the shortest steps that the job may have; `plain` is what is left where no way fits."""
     scored, base = estimate_evaluation(shape, config, evaluation), base_gib(shape, config)
+    fewest_scored = estimate_evaluation(shape, step_down(config), evaluation)
     smallest = [min(_peaks(shape, config, chosen.step)) for chosen in (fewest, most)]
     needed = _loaded_gib(shape, config) + (smallest[1] + OVERHEAD / GIB - base) / ROOM
     either = replace(
         plain,
-        least=min(plain.least, off(base, max(smallest[0], scored.surely), -SPREAD)),
-        enough=min(plain.enough, max(needed, off(base, scored.most, SPREAD))),
+        least=min(plain.least, off(base, max(smallest[0], fewest_scored.surely), -SPREAD)),
+        enough=min(plain.enough, max(needed, off(base, fewest_scored.most, SPREAD))),
     )
     if most.setting is None or fewest.setting is None:
         return either
