@@ -25,6 +25,7 @@ from .evaluate import resting, sum_tokens
 from .fast_conditions import find_reason
 from .log import say, warn
 from .memory_plan import OVERHEAD, ROOM, TILE, Setting, Shape, choose_setting, estimate_bytes, whole_tiles
+from .out_of_memory import is_out_of_memory, shorten
 from .packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 BUCKETS = 8
@@ -103,13 +104,13 @@ class FastStep:
         while True:
             try:
                 return self._run(rows, number)
-            except torch.OutOfMemoryError as error:
-                problem = str(error).split(". ")[0]
             except RuntimeError as error:
-                if not self._is_failed_capture(error):
+                captures = self._is_failed_capture(error)
+                full = is_out_of_memory(error) or (captures and is_out_of_memory(error.__context__))
+                if not full and not captures:
                     raise
-                problem = _first_line(error)
-                if not isinstance(error.__context__, torch.OutOfMemoryError):
+                problem = shorten(error)
+                if not full:
                     warn(f"A CUDA graph could not be captured ({problem}); going on without graphs.")
                     self._graphless = True
             self._step_down(problem)
@@ -148,12 +149,10 @@ class FastStep:
         ops = _load_ops() if self._cuda else reference
         try:
             return self._begin(rows, ops)
-        except torch.OutOfMemoryError:
-            raise
         except ops.REFUSALS as error:
-            if self._is_failed_capture(error):
+            if is_out_of_memory(error) or self._is_failed_capture(error):
                 raise
-            raise NoFastStep(f"it cannot begin here ({type(error).__name__}: {_first_line(error)})") from error
+            raise NoFastStep(f"it cannot begin here ({type(error).__name__}: {shorten(error)})") from error
 
     def _is_failed_capture(self, error: Exception) -> bool:
         captures = self.setting is not None and self.setting.graph
@@ -253,10 +252,6 @@ def _sound_generator() -> Iterator[None]:
     except BaseException:
         generator.graphsafe_set_state(spare)
         raise
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "without a word").splitlines()[0]
 
 
 def _load_ops() -> Any:

@@ -165,7 +165,10 @@ class Adapters:
 
 
 class Weights:
-    """The widened weights: all of them resident, or unpacked anew for each use into one buffer for each kind."""
+    """The widened weights: all of them resident, or unpacked anew for each use into one buffer for each kind and shape.
+
+    Layers differ in shape where an earlier job's adapters differ in rank from layer to layer.
+    """
 
     def __init__(self, groups: list[Group], ops: Any, dtype: Any, device: Any, resident: bool) -> None:
         self._ops = ops
@@ -173,14 +176,14 @@ class Weights:
         self.resident = resident
         self._groups = groups
         self._kept: dict[int, Any] = {}
-        self._buffers: dict[str, Any] = {}
+        self._buffers: dict[tuple[str, int], Any] = {}
         for group in groups:
             shape = (sum(group.sizes), group.columns)
             if resident:
                 self._kept[group.site] = torch.zeros(shape, dtype=dtype, device=device)
                 self._unpack(group, self._kept[group.site])
-            elif group.kind not in self._buffers:
-                self._buffers[group.kind] = torch.zeros(shape, dtype=dtype, device=device)
+            elif (group.kind, group.columns) not in self._buffers:
+                self._buffers[group.kind, group.columns] = torch.zeros(shape, dtype=dtype, device=device)
 
     def _unpack(self, group: Group, target: Any) -> None:
         start = 0
@@ -196,7 +199,7 @@ class Weights:
     def of(self, group: Group) -> Any:
         if self.resident:
             return self._kept[group.site]
-        target = self._buffers[group.kind]
+        target = self._buffers[group.kind, group.columns]
         self._unpack(group, target)
         self._ops.place_up(group.up, group.sizes, target, group.width)
         return target

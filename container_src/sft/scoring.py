@@ -9,6 +9,7 @@ import torch  # noqa: TID253
 from .evaluate import RowScores
 from .failure import JobError
 from .log import warn
+from .out_of_memory import is_out_of_memory, shorten
 
 
 class Scoring:
@@ -25,7 +26,9 @@ class Scoring:
             at_once = min(self._size, rows)
             try:
                 return score(at_once)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 if not self._give_way():
                     self._halve(at_once, error)
             torch.cuda.empty_cache()  # here: the exception held what is given back
@@ -36,7 +39,7 @@ class Scoring:
             raise JobError(_explain(at_once, error)) from error
         self._size = -(-at_once // 2)
         warn(
-            f"Out of memory in the evaluation ({_short(error)}). It begins anew with {self._size} rows at once instead "
+            f"Out of memory in the evaluation ({shorten(error)}). It begins anew with {self._size} rows at once instead "
             f"of {at_once}; per_device_eval_batch_size = {self._size} has it so from the start."
         )
 
@@ -45,9 +48,5 @@ def _explain(at_once: int, error: Exception) -> str:
     less = "Lower per_device_eval_batch_size" if at_once > 1 else "Lower max_length"
     return (
         f"Out of memory in an evaluation, with rows taken {at_once} at once. {less}, or take an instance with "
-        f"more memory. ({_short(error)})"
+        f"more memory. ({shorten(error)})"
     )
-
-
-def _short(error: Exception) -> str:
-    return str(error).split(". ")[0]

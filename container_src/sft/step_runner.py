@@ -11,6 +11,7 @@ from .batches import StepDataset
 from .evaluate import sum_tokens
 from .fast_step import FastStep, NoFastStep
 from .log import say, warn
+from .out_of_memory import is_out_of_memory, shorten
 
 
 class StepRunner:
@@ -52,10 +53,10 @@ class StepRunner:
             state = _random_state()
             try:
                 return self._run_batches(model, step)
-            except torch.OutOfMemoryError as error:
-                if not self._may_step_down(step):
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self._may_step_down(step):
                     raise
-                problem = str(error).split(". ")[0]
+                problem = shorten(error)
             # the weights are as they were: only the gradients and the random state have moved
             model.zero_grad()
             _restore(state)

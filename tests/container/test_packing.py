@@ -18,6 +18,7 @@ from container_src.sft.data import IGNORED, Encoded
 from container_src.sft.evaluate import sum_tokens
 from container_src.sft.fast_conditions import find_reason
 from container_src.sft.fast_step import FastStep, NoFastStep, find_reason_against
+from container_src.sft.memory_plan import Setting
 from container_src.sft.packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 # float32, sums in another order
@@ -129,6 +130,21 @@ def test_a_fast_step_is_the_plain_one(make_model: Callable[..., Any], name: str,
         for name, gradient in _gradients(model).items():
             assert float((gradient - expected[name]).norm() / expected[name].norm()) < TOLERANCE
     assert _plainly(model, rows)[0] == pytest.approx(loss, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_layers_of_unequal_rank_and_steps_in_parts_are_the_plain_one(
+    make_model: Callable[..., Any], resident: bool
+) -> None:
+    """An earlier job's adapter keeps its ranks. Unpacked, a layer's weights go where the one before had its own."""
+    model, rows = make_model(FAMILIES[0], rank_pattern={r".*layers\.1\..*": 16}, alpha_pattern={}), _rows()
+    loss, expected = _plainly(model, rows)
+    for tokens in (500, 40):
+        fast = FastStep(model, [rows], 0, torch.float32)
+        fast.setting = Setting(tokens, resident=resident, checkpointing=False, graph=False)
+        assert float(fast.run(rows, 0)[0]) == pytest.approx(loss, rel=TOLERANCE)
+        for name, gradient in _gradients(model).items():
+            assert float((gradient - expected[name]).norm() / expected[name].norm()) < TOLERANCE
 
 
 def test_dropout_follows_from_seed_and_step(make_model: Callable[..., Any]) -> None:
