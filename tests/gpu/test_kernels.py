@@ -79,17 +79,6 @@ def test_lower_halves(members: int, rank: int, width: int, share: float) -> None
             _check(ours, theirs)
 
 
-def test_dropout_drops_its_share_and_every_site_on_its_own() -> None:
-    seed = torch.tensor([42])
-    masks = [reference.keep_mask(1024, 512, seed, site, 0.05) for site in (0, 1, 7)]
-    masks.append(reference.keep_mask(1024, 512, seed + 1, 0, 0.05))
-    for mask in masks:
-        assert abs(float((~mask).double().mean()) - 0.05) < 0.001
-    for number, one in enumerate(masks):
-        for other in masks[number + 1 :]:
-            assert abs(float((~one & ~other).double().mean()) - 0.0025) < 0.0003
-
-
 @pytest.mark.parametrize("sizes", [(192, 64, 64), (128, 128), (96,)])
 def test_upper_halves(sizes: tuple[int, ...]) -> None:
     rank, width = 16, 80
