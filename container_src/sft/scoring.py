@@ -39,8 +39,8 @@ class Scoring:
             raise JobError(_explain(at_once, error)) from error
         self._size = -(-at_once // 2)
         warn(
-            f"Out of memory in the evaluation ({shorten(error)}). It begins anew with {self._size} rows at once instead "
-            f"of {at_once}; per_device_eval_batch_size = {self._size} has it so from the start."
+            f"Out of memory in the evaluation ({shorten(error)}). It begins anew with {self._size} rows at once "
+            f"instead of {at_once}; per_device_eval_batch_size = {self._size} has it so from the start."
         )
 
 
