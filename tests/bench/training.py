@@ -172,7 +172,7 @@ def run_ours(args: argparse.Namespace, base: Path) -> Result:
     trainer.train()
     fast = trainer.runner._fast
     lines = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    # we log the first step by itself, and TRL averages it into the first ten; we log the last few steps, and TRL does not
+    # we log the first step by itself, which TRL averages into the first ten, and the last few, which TRL leaves out
     losses = [(lines[0] + (BLOCK - 1) * lines[1]) / BLOCK, *lines[2:]][: config.max_steps // BLOCK]
     result = _result("ours", clock, args, losses, str(fast.setting) if fast else "plain path")
     if fast:

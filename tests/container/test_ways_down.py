@@ -199,7 +199,7 @@ def test_an_evaluation_takes_fewer_rows_at_once_where_memory_runs_out(
     assert _score(model, 64) == _score(Model(room=64), 1)
     # the longest rows first, so that nothing is scored in vain; and the second evaluation begins with what fits
     assert [rows for rows, _ in model.asked] == [6, 3, *[2] * 3, *[2] * 3]
-    assert model.asked[0][1] == 9
+    assert model.asked[1] == (3, 9)
     said = capsys.readouterr().out
     assert "[warning] Out of memory in the evaluation (CUDA " in said and "begins anew with 3 rows at once" in said
     assert "per_device_eval_batch_size = 2 has it so" in said
