@@ -136,7 +136,7 @@ def run_ours(args: argparse.Namespace, base: Path) -> Result:
     from container_src.sft.memory_plan import Setting, estimate_bytes
     from container_src.sft.model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer
     from container_src.sft.paths import resolve_paths
-    from container_src.sft.steps import make_schedule
+    from container_src.sft.steps import make_schedule, make_steps
     from container_src.sft.stop import Stopping
     from container_src.sft.trainer import make_trainer
 
@@ -151,8 +151,6 @@ def run_ours(args: argparse.Namespace, base: Path) -> Result:
     _same_adapters(model, base)
     rows = _ordered_rows(args)
     # our order is drawn from the seed; putting the rows where it draws them makes it the others' order
-    from container_src.sft.steps import make_steps
-
     drawn = [index for step in make_steps(len(rows), PER_STEP, len(rows) // PER_STEP, config.seed) for index in step]
     encoded: list[Any] = [None] * len(rows)
     for row, index in zip(rows, drawn, strict=True):
@@ -413,9 +411,8 @@ def main() -> int:
         asked = [way for way in WAYS if way in _importable(args)]  # ours first, which the others are held against
         results = [found for way in asked if (found := run_way(args, way, base)) is not None]
     print_table(args, results)
-    failed = [way for way in asked if way not in [found.way for found in results]]
-    for way in failed:
-        print(f"{way} failed; its last lines are above.")
+    if failed := [way for way in asked if way not in [found.way for found in results]]:
+        print(f"{' and '.join(failed)} failed; the last lines are above.")
     return 0 if results and compare_losses(args, results) and not failed else 1
 
 
