@@ -179,7 +179,8 @@ def _what_would_fit(memory: Memory, known: Instance, plan: Plan) -> str:
         advice.append("training.gradient_checkpointing = true")
     if plan.is_distributed and config.per_device_train_batch_size > 1:
         advice.append("a smaller per_device_train_batch_size with more gradient_accumulation_steps")
-    if memory.scored > whole_gib(known) > memory.base and config.per_device_eval_batch_size > 1:
+    wide = plan.is_distributed and config.per_device_eval_batch_size > 1
+    if wide and memory.scored > whole_gib(known) > memory.base:
         advice.append("a smaller per_device_eval_batch_size")
     if not config.load_in_4bit:
         advice.append("model.load_in_4bit = true")

@@ -150,11 +150,16 @@ def test_several_gpus_cannot_step_down_and_are_told_what_to_set(plan_for: MakePl
 
 
 def test_an_evaluation_that_cannot_fit_is_refused_before_the_first_one_fails(plan_for: MakePlan) -> None:
+    """Of several GPUs: one alone takes fewer rows at once by itself."""
     wide = {"training__per_device_eval_batch_size": 64, "data__padding": "max_length"}
+    several = {**wide, "compute__count": 2}
     with pytest.raises(RecipeError, match="GiB") as refused:
-        cost(plan_for(**wide))
+        cost(plan_for(**several))
     assert "a smaller per_device_eval_batch_size" in refused.value.hint
-    assert "fits" in rows(cost(plan_for(**wide, data__eval="", training__eval_strategy="no")))["memory"]
+    assert "fits" in rows(cost(plan_for(**several, data__eval="", training__eval_strategy="no")))["memory"]
+    for way in ("auto", "off"):
+        alone = rows(cost(plan_for(**wide, training__fast_step=way)))
+        assert "fits the A10G's 24 GB by fewer rows at once" in alone["memory"]
 
 
 def test_few_rows_are_evaluated_in_smaller_batches(plan_for: MakePlan, write_rows: Callable[..., Path]) -> None:
@@ -164,7 +169,7 @@ def test_few_rows_are_evaluated_in_smaller_batches(plan_for: MakePlan, write_row
 
 
 def test_what_may_fit_is_not_refused(plan_for: MakePlan) -> None:
-    doubtful = plan_for("llama2-lora", compute__instance="ml.g4dn.xlarge")
+    doubtful = plan_for("llama2-lora", compute__instance="ml.g4dn.xlarge", data__max_length=2048)
     assert "may not fit the T4's 16 GB; ml.g5.xlarge's would do" in rows(cost(doubtful))["memory"]
 
 
