@@ -12,6 +12,7 @@ from types import ModuleType
 
 from .config import ConfigError
 from .masks import hide
+from .out_of_memory import TEXTS
 
 LIMIT = 1024
 # where a missing name means another version
@@ -30,7 +31,7 @@ class JobError(RuntimeError):
 
 
 def _is_out_of_memory(error: BaseException, text: str) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or any(known in text for known in TEXTS)
 
 
 def _status(error: BaseException) -> int:

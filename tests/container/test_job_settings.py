@@ -159,6 +159,10 @@ def _caused(outer: BaseException, cause: BaseException) -> BaseException:
     [
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "Out of memory. Halve"),
         (MemoryError(), "Out of memory. Halve"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "Out of memory. Halve",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
         (_caused(RuntimeError("The model x could not be loaded"), GatedRepoError("403")), "The model is gated"),
         (OSError("x is not a local folder and is not a valid model identifier"), "The model was not found"),
