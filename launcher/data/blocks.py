@@ -15,6 +15,7 @@ from launcher.errors import DataError
 
 BLOCK_BYTES = 500_000
 MAX_ROW_BYTES = 64_000_000
+MAX_LINE_BYTES = 16 * 1024 * 1024  # of a finished row; some 4 million tokens: no row, whatever it is
 BOM = b"\xef\xbb\xbf"
 
 

@@ -22,6 +22,7 @@ from blake3 import blake3
 
 from container_src.sft.data import Row, RowError, Shape, check_row, parse_row, shape_of
 from launcher.data import quick
+from launcher.data.blocks import MAX_LINE_BYTES
 from launcher.data.findings import SHOWN, Finding, refuse
 from launcher.errors import DataError, LauncherError
 from launcher.progress import Advance
@@ -29,7 +30,6 @@ from launcher.progress import Advance
 BLOCK_BYTES = 64 * 1024  # fits the second-level cache together with its rows; 256 KiB takes half as long again
 DIGEST_BYTES = 1024 * 1024
 PART_BYTES = 16 * 1024 * 1024  # what one process checks at a time
-MAX_LINE_BYTES = 16 * 1024 * 1024  # some 4 million tokens: no row, whatever it is
 LONG_TEXT = 1_000_000  # characters; some 250,000 tokens, more than these models take
 NO_ROW = -1  # in place of a row's identity; Python's hash() is never -1
 BOM = b"\xef\xbb\xbf"
