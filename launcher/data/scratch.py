@@ -31,12 +31,15 @@ def working_folder(parent: Path, prefix: str) -> Iterator[Path]:
 def _make_held(parent: Path, prefix: str) -> tuple[Path, int]:
     while True:
         place = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # taken for a left one before it could be locked
+            continue
         with suppress(OSError):  # a file system without locks: then nobody removes anything either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if place.is_dir():
             return place, descriptor
-        os.close(descriptor)  # it was taken for a left one before it was locked
+        os.close(descriptor)
 
 
 def _remove_unless_held(left: Path) -> None:
