@@ -49,7 +49,8 @@ class Block:
 def iter_line_blocks(stream: BinaryIO, source: int, file: str) -> Iterator[Block]:
     """JSON Lines."""
     for line, content in _iter_cut(stream, file, _end_of_lines):
-        yield Block(source, file, line, content)
+        if not content.isspace():
+            yield Block(source, file, line, content)
 
 
 def iter_csv_blocks(stream: BinaryIO, source: int, file: str, dialect: Dialect) -> Iterator[Block]:
