@@ -119,6 +119,33 @@ def test_rows_inside_an_object_are_pointed_at(prepare: Prepare, tmp_path: Path) 
     assert "lie inside 'data'" in caught.value.hint
 
 
+def test_a_workbook_is_to_be_saved_as_csv(tmp_path: Path) -> None:
+    (tmp_path / "rows.xlsx").write_bytes(b"PK")
+    with pytest.raises(DataError) as caught:
+        run(tmp_path, Source(path="rows.xlsx"))
+    assert "save its sheet as CSV" in caught.value.hint
+
+
+@pytest.mark.parametrize("format", ["", "jsonl"])
+def test_an_object_of_unknown_ending_is_refused_as_a_file_is(format: Any, tmp_path: Path) -> None:
+    (tmp_path / "rows.dat").write_text('{"text": "x"}\n')
+    source = Source(path="s3://bucket/rows.dat", format=format)
+    if format:
+        assert find_inputs([source], lambda address: [tmp_path / "rows.dat"])[0].files
+        return
+    with pytest.raises(DataError, match=r"data\.sources\[1\]: the format of rows\.dat cannot be told"):
+        find_inputs([source], lambda address: [tmp_path / "rows.dat"])
+
+
+def test_rows_that_a_data_set_does_not_have_are_named_with_those_it_has(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    table = datasets.Dataset.from_list([{"text": "x"}])
+    datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "saved")
+    source = Source(dataset=str(tmp_path / "saved"), rows="nope")
+    with pytest.raises(DataError, match="it has no rows 'nope', but 'train', 'validation'"):
+        prepare_channels(find_inputs([source], lambda address: []), [], ALL_TO_TRAIN, tmp_path / "out")
+
+
 # values
 
 
