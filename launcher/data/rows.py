@@ -10,12 +10,11 @@ import multiprocessing
 import os
 import stat
 import threading
-from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -24,6 +23,9 @@ from container_src.sft.data import Row, RowError, Shape, check_row, parse_row, s
 from launcher.data import quick, quick_keys
 from launcher.data.blocks import MAX_LINE_BYTES
 from launcher.data.findings import SHOWN, Finding, refuse
+from launcher.data.tally import NO_ROW as NO_ROW
+from launcher.data.tally import Remark as Remark
+from launcher.data.tally import Tally as Tally
 from launcher.errors import DataError, LauncherError
 from launcher.progress import Advance
 
@@ -31,8 +33,6 @@ BLOCK_BYTES = 64 * 1024  # fits the second-level cache together with its rows; 2
 DIGEST_BYTES = 1024 * 1024
 PART_BYTES = 16 * 1024 * 1024  # what one process checks at a time
 LONG_TEXT = 1_000_000  # characters; some 250,000 tokens, more than these models take
-MAX_BLANK_LINES = 1_000_000  # and one more for each row
-NO_ROW = -1  # in place of a row's identity; Python's hash() is never -1
 BOM = b"\xef\xbb\xbf"
 FOREIGN = {
     b"\x1f\x8b": "it is compressed (gzip). `launcher prepare` reads .gz; a channel must be plain text.",
@@ -51,83 +51,6 @@ class Fingerprint:
     mtime_ns: int
     ctime_ns: int
     inode: int
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why one line is refused."""
-
-    line: int
-    text: str
-    field: str = ""
-
-
-@dataclass
-class Remark:
-    """Something worth a warning: how many rows, and the first of them."""
-
-    line: int
-    count: int = 0
-    words: set[str] = field(default_factory=set)
-
-
-@dataclass
-class Tally:
-    """What some lines hold. `identities` has an entry for each line, so that a place in it is a line number."""
-
-    identities: array[int] = field(default_factory=lambda: array("q"))
-    rows: int = 0
-    shapes: dict[Shape, int] = field(default_factory=dict)  # each with its first line
-    problems: list[Problem] = field(default_factory=list)
-    problem_count: int = 0
-    remarks: dict[str, Remark] = field(default_factory=dict)
-    stopped: bool = False
-
-    @property
-    def next_line(self) -> int:
-        return len(self.identities) + 1
-
-    def refuse_line(self, problem: str, field: str = "") -> None:
-        self.problem_count += 1
-        if len(self.problems) < SHOWN:
-            self.problems.append(Problem(self.next_line, problem, field))
-        self.identities.append(NO_ROW)
-
-    def pass_over(self, lines: int) -> None:
-        """Empty ones."""
-        self.identities.extend(array("q", [NO_ROW]) * lines)
-
-    def stop_at_blanks(self) -> None:
-        """An empty line takes as much memory as a row, and there may be as many as there are bytes."""
-        blank = len(self.identities) - self.rows - self.problem_count
-        if blank > MAX_BLANK_LINES + self.rows and not self.stopped:
-            self.refuse_line(f"more than {MAX_BLANK_LINES:,} empty lines up to here; reading ended. Remove them.")
-            self.stopped = True
-
-    def remark(self, kind: str, count: int = 1, words: Sequence[str] = (), ahead: int = 0) -> None:
-        """`ahead` lines further on than the next."""
-        remark = self.remarks.setdefault(kind, Remark(self.next_line + ahead))
-        remark.count += count
-        remark.words.update(list(words)[: SHOWN - len(remark.words)])
-
-    def append(self, later: Tally) -> None:
-        """Take in what the lines after these hold, unless reading has ended before them."""
-        if self.stopped:
-            return
-        before = len(self.identities)
-        for shape, line in later.shapes.items():
-            self.shapes.setdefault(shape, before + line)
-        for problem in later.problems[: SHOWN - len(self.problems)]:
-            self.problems.append(Problem(before + problem.line, problem.text, problem.field))
-        for kind, remark in later.remarks.items():
-            known = self.remarks.setdefault(kind, Remark(before + remark.line))
-            known.count += remark.count
-            known.words.update(remark.words)
-        self.problem_count += later.problem_count
-        self.rows += later.rows
-        self.identities.extend(later.identities)
-        self.stopped = later.stopped
-        self.stop_at_blanks()
 
 
 @dataclass(frozen=True)

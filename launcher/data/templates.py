@@ -73,7 +73,7 @@ def make_rows(parts: Mapping[str, Sequence[str]]) -> list[Any]:
 def take_shape(fields: Mapping[str, Any], mapped: Collection[str] = ()) -> dict[str, Any]:
     """Without a template a row must have one of the shapes already; its other columns are left out. A shape that
     columns are mapped to is meant, whatever else the row has."""
-    meant = [names for names in SHAPES if any(name in mapped for name in names)]
+    meant = [names for names in SHAPES if any(name in mapped for name in names)] if mapped else []
     for names in meant or SHAPES:
         if all(name in fields for name in names):
             return {name: fields[name] for name in names}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import RowError, encode, load_rows
-from launcher.data import quick, quick_keys, rows
+from launcher.data import quick, quick_keys, rows, tally
 from launcher.data.checks import check_channels
 from launcher.data.rows import Tally, check_file, check_line, check_part, split_lines
 from launcher.errors import DataError
@@ -245,9 +245,9 @@ def _as_checked(content: bytes) -> Tally:
 
 
 def _assert_same(found: Tally, exact: Tally) -> None:
-    for tally in (found, exact):
-        if "crlf" in tally.remarks:
-            tally.remarks["crlf"].line = 0  # a block's first line stands for it
+    for one in (found, exact):
+        if "crlf" in one.remarks:
+            one.remarks["crlf"].line = 0  # a block's first line stands for it
     assert found == exact
 
 
@@ -358,7 +358,7 @@ def test_a_file_of_empty_lines_is_refused_before_they_fill_the_memory(tmp_path: 
 
 
 def test_empty_lines_are_refused_alike_over_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "MAX_BLANK_LINES", 100)
+    monkeypatch.setattr(tally, "MAX_BLANK_LINES", 100)
     monkeypatch.setattr(rows, "BLOCK_BYTES", 64)
     monkeypatch.setattr(rows._split, "__defaults__", (200,))
     path = tmp_path / "train.jsonl"
