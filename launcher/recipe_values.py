@@ -64,7 +64,9 @@ def convert_plain(key: str, item: Given, wanted: Any) -> Any:
     if get_origin(wanted) is Literal:
         if value in get_args(wanted):
             return value
-        raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be one of {', '.join(get_args(wanted))}.")
+        known = ", ".join(word for word in get_args(wanted) if word)
+        more = ", or left out" if "" in get_args(wanted) else ""
+        raise RecipeError(f"{item.origin}: {key} is {value!r}; it must be one of {known}{more}.")
     if get_origin(wanted) is Mapping:
         if isinstance(value, dict) and all(isinstance(part, str) for part in value.values()):
             return dict(value)

@@ -15,6 +15,7 @@ from launcher.errors import DataError
 
 BLOCK_BYTES = 500_000
 MAX_ROW_BYTES = 64_000_000
+MAX_LINE_BYTES = 16 * 1024 * 1024  # of a finished row; some 4 million tokens: no row, whatever it is
 BOM = b"\xef\xbb\xbf"
 
 
@@ -48,7 +49,8 @@ class Block:
 def iter_line_blocks(stream: BinaryIO, source: int, file: str) -> Iterator[Block]:
     """JSON Lines."""
     for line, content in _iter_cut(stream, file, _end_of_lines):
-        yield Block(source, file, line, content)
+        if not content.isspace():
+            yield Block(source, file, line, content)
 
 
 def iter_csv_blocks(stream: BinaryIO, source: int, file: str, dialect: Dialect) -> Iterator[Block]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,9 @@ from typing import Any, BinaryIO
 
 from launcher.data.blocks import Block
 from launcher.data.pipeline import Batch, Pipeline
+from launcher.data.scratch import working_folder, written
 from launcher.data.settings import CHANNELS, Filter, Prepare
+from launcher.data.shares import ShapesSeen, find_missed_shares
 from launcher.data.sources import Input, format_of, iter_blocks
 from launcher.data.splits import BEYOND_LIMIT, DUPLICATE, FIRST_CHANNEL, Division, divide
 from launcher.data.sql import INSTALL, has_sqlglot
@@ -111,15 +112,14 @@ def prepare_channels(
 ) -> Prepared:
     """Write train.jsonl, eval.jsonl, test.jsonl and a summary into `out`."""
     _check_out(inputs, out)
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=out) as place:
+    with written(out), working_folder(out, ".preparing-") as place:
         first = _FirstPass(inputs, prepare)
-        spool = Path(place) / "rows"
+        spool = place / "rows"
         first.run(inputs, filters, prepare, spool, track)
         codes = first.divide(prepare)
-        channels = _deal_out(spool, codes, Path(place), track)
+        channels = _deal_out(spool, codes, place, track)
         result = first.summary(out, codes, channels, prepare)
-        _publish(result, Path(place), out)
+        _publish(result, place, out)
     return result
 
 
@@ -148,6 +148,7 @@ class _FirstPass:
         self._fixed = [CHANNELS.index(item.source.channel) if item.source.channel else -1 for item in inputs]
         self._hashes = bytearray()
         self._groups = bytearray()
+        self._shapes = ShapesSeen(prepare.split)
         self._bad_sql = 0
 
     def run(
@@ -169,6 +170,7 @@ class _FirstPass:
         self._counts[number].read += batch.read
         self._counts[number].kept += batch.kept
         self._dropped[number].update(batch.dropped)
+        self._shapes.add(self._fixed[number], batch.shapes)
 
     def divide(self, prepare: Prepare) -> Any:
         import numpy as np
@@ -180,9 +182,12 @@ class _FirstPass:
 
     def summary(self, out: Path, codes: Any, channels: Sequence[ChannelFile], prepare: Prepare) -> Prepared:
         start = 0
-        for count, dropped in zip(self._counts, self._dropped, strict=True):
+        split = [0] * len(CHANNELS)
+        for count, dropped, fixed in zip(self._counts, self._dropped, self._fixed, strict=True):
             own = codes[start : start + count.kept]
             start += count.kept
+            if fixed < 0:
+                split = [rows + int((own == code).sum()) for code, rows in enumerate(split, start=FIRST_CHANNEL)]
             for code, reason in ((DUPLICATE, "duplicate"), (BEYOND_LIMIT, "beyond the limit")):
                 if found := int((own == code).sum()):
                     dropped[reason] += found
@@ -192,6 +197,7 @@ class _FirstPass:
         notes = [] if counted or not prepare.sql_column else [f"nobody has parsed the SQL: {INSTALL} brings what does"]
         if not any(channel.name == "train" for channel in channels):
             self._refuse_empty()
+        notes += find_missed_shares(split, prepare)
         placed = tuple(dataclasses.replace(channel, path=out / channel.path.name) for channel in channels)
         return Prepared(out, placed, tuple(self._counts), self._bad_sql if counted else None, tuple(notes))
 

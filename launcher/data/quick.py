@@ -50,19 +50,30 @@ _good_orders: set[tuple[str, ...]] = set()
 
 def accept(block: bytes, shape: Shape) -> list[int] | None:
     """The identity of each row of a block of whole lines; None when any of it needs a closer look."""
-    if b"\r" in block:
-        block = block.replace(b"\r\n", b"\n")
+    block = unify_line_ends(block)
+    rows = decode(DECODERS[shape], block)
+    return list(map(hash, rows)) if rows and is_sound(block, rows, shape) else None
+
+
+def unify_line_ends(block: bytes) -> bytes:
+    return block.replace(b"\r\n", b"\n") if b"\r" in block else block
+
+
+def decode(decoder: msgspec.json.Decoder[Any], block: bytes) -> list[Any]:
+    """Nothing, where not all lines can be."""
     try:
-        rows = DECODERS[shape].decode_lines(block)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+        return decoder.decode_lines(block)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return []
+
+
+def is_sound(block: bytes, rows: Sequence[Any], shape: Shape, strings_beside: int = 0) -> bool:
+    """`strings_beside` is how many strings, keys included, the rows hold beside what is trained."""
     letters = np.frombuffer(block, dtype=np.uint8)
-    if not rows or not _one_row_a_line(block, letters, len(rows)):
-        return None
+    if not _one_row_a_line(block, letters, len(rows)):
+        return False
     strings = _count_strings(rows, shape)
-    if not strings or not _no_key_twice(block, letters, strings):
-        return None
-    return list(map(hash, rows))
+    return strings > 0 and _no_key_twice(block, letters, strings + strings_beside)
 
 
 def identity(fields: dict[str, Any], shape: Shape) -> int:

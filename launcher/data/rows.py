@@ -10,28 +10,29 @@ import multiprocessing
 import os
 import stat
 import threading
-from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
 from container_src.sft.data import Row, RowError, Shape, check_row, parse_row, shape_of
-from launcher.data import quick
+from launcher.data import quick, quick_keys
+from launcher.data.blocks import MAX_LINE_BYTES
 from launcher.data.findings import SHOWN, Finding, refuse
+from launcher.data.tally import NO_ROW as NO_ROW
+from launcher.data.tally import Remark as Remark
+from launcher.data.tally import Tally as Tally
 from launcher.errors import DataError, LauncherError
 from launcher.progress import Advance
 
 BLOCK_BYTES = 64 * 1024  # fits the second-level cache together with its rows; 256 KiB takes half as long again
 DIGEST_BYTES = 1024 * 1024
 PART_BYTES = 16 * 1024 * 1024  # what one process checks at a time
-MAX_LINE_BYTES = 16 * 1024 * 1024  # some 4 million tokens: no row, whatever it is
 LONG_TEXT = 1_000_000  # characters; some 250,000 tokens, more than these models take
-NO_ROW = -1  # in place of a row's identity; Python's hash() is never -1
 BOM = b"\xef\xbb\xbf"
 FOREIGN = {
     b"\x1f\x8b": "it is compressed (gzip). `launcher prepare` reads .gz; a channel must be plain text.",
@@ -50,66 +51,6 @@ class Fingerprint:
     mtime_ns: int
     ctime_ns: int
     inode: int
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why one line is refused."""
-
-    line: int
-    text: str
-    field: str = ""
-
-
-@dataclass
-class Remark:
-    """Something worth a warning: how many rows, and the first of them."""
-
-    line: int
-    count: int = 0
-    words: set[str] = field(default_factory=set)
-
-
-@dataclass
-class Tally:
-    """What some lines hold. `identities` has an entry for each line, so that a place in it is a line number."""
-
-    identities: array[int] = field(default_factory=lambda: array("q"))
-    rows: int = 0
-    shapes: dict[Shape, int] = field(default_factory=dict)  # each with its first line
-    problems: list[Problem] = field(default_factory=list)
-    problem_count: int = 0
-    remarks: dict[str, Remark] = field(default_factory=dict)
-
-    @property
-    def next_line(self) -> int:
-        return len(self.identities) + 1
-
-    def refuse_line(self, problem: str, field: str = "") -> None:
-        self.problem_count += 1
-        if len(self.problems) < SHOWN:
-            self.problems.append(Problem(self.next_line, problem, field))
-        self.identities.append(NO_ROW)
-
-    def remark(self, kind: str, count: int = 1, words: Sequence[str] = ()) -> None:
-        remark = self.remarks.setdefault(kind, Remark(self.next_line))
-        remark.count += count
-        remark.words.update(list(words)[: SHOWN - len(remark.words)])
-
-    def append(self, later: Tally) -> None:
-        """Take in what the lines after these hold."""
-        before = len(self.identities)
-        for shape, line in later.shapes.items():
-            self.shapes.setdefault(shape, before + line)
-        for problem in later.problems[: SHOWN - len(self.problems)]:
-            self.problems.append(Problem(before + problem.line, problem.text, problem.field))
-        for kind, remark in later.remarks.items():
-            known = self.remarks.setdefault(kind, Remark(before + remark.line))
-            known.count += remark.count
-            known.words.update(remark.words)
-        self.problem_count += later.problem_count
-        self.rows += later.rows
-        self.identities.extend(later.identities)
 
 
 @dataclass(frozen=True)
@@ -334,24 +275,76 @@ def check_part(descriptor: int, part: range) -> Tally:
     for block in iter_blocks(descriptor, part):
         if len(block) > MAX_LINE_BYTES:
             tally.refuse_line(f"the line is longer than {MAX_LINE_BYTES >> 20} MiB. Split it into rows, or drop it.")
-        elif len(block) > LONG_TEXT or not _take_quickly(block, tally):
+        elif block.isspace():
+            _remark_line_ends(block, tally)
+            tally.pass_over(block.count(b"\n") + (not block.endswith(b"\n")))
+        elif len(block) > LONG_TEXT or not (_take_quickly(block, tally) or _take_parted(block, tally)):
             for line in split_lines(block):
                 check_line(line, tally)
+        tally.stop_at_blanks()
+        if tally.stopped:
+            break
     return tally
 
 
 def _take_quickly(block: bytes, tally: Tally) -> bool:
+    taken = _accept(block)
+    if taken:
+        shape, rows = taken
+        _remark_line_ends(block, tally)
+        _take(rows, shape, tally, range(len(rows.identities)), len(rows.identities))
+        return True
+    if len(tally.problems) >= SHOWN and (refused := quick_keys.count_shapeless(block)):
+        tally.problem_count += refused  # only counted, from here on
+        tally.pass_over(refused)
+        return True
+    return False
+
+
+def _take_parted(block: bytes, tally: Tally) -> bool:
+    """Rows with empty lines between them: read without those, and counted each in its place."""
+    lines = split_lines(block)
+    places = [place for place, line in enumerate(lines) if line.strip()]
+    taken = _accept(b"".join(lines[place] for place in places)) if len(places) < len(lines) else None
+    if not taken:
+        return False
+    shape, rows = taken
+    _remark_line_ends(block, tally)
+    _take(rows, shape, tally, places, len(lines))
+    return True
+
+
+def _accept(block: bytes) -> tuple[Shape, quick_keys.Taken] | None:
     # A wrong shape fails at the first row, so trying all costs next to nothing.
     for shape in quick.SHAPES:
         identities = quick.accept(block, shape)
         if identities is not None:
-            tally.shapes.setdefault(shape, tally.next_line)
-            if b"\r" in block:
-                tally.remark("crlf", block.count(b"\r\n"))
-            tally.rows += len(identities)
-            tally.identities.extend(identities)
-            return True
-    return False
+            return shape, quick_keys.Taken(identities)
+    for shape in quick.SHAPES:
+        taken = quick_keys.accept(block, shape)
+        if taken is not None:
+            return shape, taken
+    return None
+
+
+def _take(rows: quick_keys.Taken, shape: Shape, tally: Tally, places: Sequence[int], lines: int) -> None:
+    """`places` says on which of so many lines each row stands."""
+    tally.shapes.setdefault(shape, tally.next_line + places[0])
+    if rows.with_keys:
+        tally.remark("keys", rows.with_keys, rows.keys, ahead=places[rows.first])
+    tally.rows += len(rows.identities)
+    if lines == len(rows.identities):
+        tally.identities.extend(rows.identities)
+        return
+    identities = [NO_ROW] * lines
+    for place, identity in zip(places, rows.identities, strict=True):
+        identities[place] = identity
+    tally.identities.extend(identities)
+
+
+def _remark_line_ends(block: bytes, tally: Tally) -> None:
+    if b"\r" in block and (count := block.count(b"\r\n")):
+        tally.remark("crlf", count)
 
 
 def split_lines(block: bytes) -> list[bytes]:

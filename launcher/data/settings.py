@@ -91,11 +91,20 @@ class Prepare:
         names = ("template", "prompt", "completion", "system", "user", "assistant")
         return {name: value for name in names if (value := getattr(self, name))}
 
-    @property
-    def named_columns(self) -> tuple[str, ...]:
-        """Every column that the settings speak of, in order of appearance."""
-        used = [column for text in self.templates.values() for column in columns_of(text)]
-        return tuple(dict.fromkeys([*used, *self.drop_empty, *self.split_by, *filter(None, [self.sql_column])]))
+
+def keys_of_columns(filters: Sequence[Filter], prepare: Prepare) -> dict[str, str]:
+    """Every column that the settings speak of, in order of appearance, with the first key that does."""
+    pairs = [
+        (column, f"data.prepare.{name}") for name, text in prepare.templates.items() for column in columns_of(text)
+    ]
+    pairs += [(column, "data.prepare.drop_empty") for column in prepare.drop_empty]
+    pairs += [(column, "data.prepare.split_by") for column in prepare.split_by]
+    pairs += [(prepare.sql_column, "data.prepare.sql_column")] if prepare.sql_column else []
+    pairs += [(item.column, f"data.filters[{number}].column") for number, item in enumerate(filters, start=1)]
+    columns: dict[str, str] = {}
+    for column, key in pairs:
+        columns.setdefault(column, key)
+    return columns
 
 
 FORMS = ({"template"}, {"prompt", "completion"}, {"completion"}, {"user", "assistant"}, {"system", "user", "assistant"})
@@ -109,6 +118,7 @@ def check_settings(sources: Sequence[Source], filters: Sequence[Filter], prepare
         _check_filter(f"data.filters[{number}]", item)
     _check_templates(prepare)
     _check_split(prepare)
+    _check_sql(prepare)
 
 
 def _check_source(key: str, source: Source) -> None:
@@ -150,6 +160,11 @@ def _check_templates(prepare: Prepare) -> None:
             columns_of(text)
         except TemplateError as error:
             raise RecipeError(f"data.prepare.{name}: {error}") from error
+    if given and not any(columns_of(text) for text in given.values()):
+        raise RecipeError(
+            f"data.prepare.{next(iter(given))} names no column, so that all rows would be the same.",
+            hint="Write a column in braces: {question}.",
+        )
 
 
 def _check_split(prepare: Prepare) -> None:
@@ -162,6 +177,15 @@ def _check_split(prepare: Prepare) -> None:
     for name in ("limit", "seed"):
         if getattr(prepare, name) < 0:
             raise RecipeError(f"data.prepare.{name} is {getattr(prepare, name)}; it must be 0 or more.")
+
+
+def _check_sql(prepare: Prepare) -> None:
+    """The dialect itself is looked up where the parser is."""
+    for name in ("sql_dialect", "drop_bad_sql"):
+        if getattr(prepare, name) and not prepare.sql_column:
+            raise RecipeError(
+                f"data.prepare.{name} says nothing without sql_column.", hint='Name the column: sql_column = "sql".'
+            )
 
 
 def given_fields(table: Source | Filter) -> dict[str, object]:

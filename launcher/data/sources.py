@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 
 from launcher import hub
 from launcher.data.blocks import MAX_ROW_BYTES, Block, Dialect, iter_csv_blocks, iter_line_blocks
+from launcher.data.keys import KeyTwice, make_object
 from launcher.data.settings import Source
 from launcher.errors import DataError
 from launcher.progress import Advance
@@ -29,9 +30,12 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+WORKBOOKS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 Fetch = Callable[[str], list[Path]]  # an s3:// address -> its files on this machine
 ROWS_IN_A_BLOCK = 1000
 CHUNK_CHARS = 1_000_000
+BOMB_TIMES = 200  # gzip packs text 3 to 20 times, the same row over and over up to 1,000 times
+BOMB_BYTES = 64_000_000  # what may always be unpacked
 INSTALL = "Install what reads it: pip install 'qlora-launcher[data]'."
 
 
@@ -60,7 +64,7 @@ def _find_files(number: int, source: Source, fetch: Fetch) -> list[Path]:
     if source.dataset:
         return []
     if source.is_remote:
-        return [file for file in fetch(source.path) if source.format or _format_by_name(file)]
+        return _choose_fetched(number, source, fetch(source.path))
     path = Path(source.path)
     if path.is_file():
         files = [path]
@@ -76,6 +80,14 @@ def _find_files(number: int, source: Source, fetch: Fetch) -> list[Path]:
     return files
 
 
+def _choose_fetched(number: int, source: Source, fetched: list[Path]) -> list[Path]:
+    """Beside rows a folder in S3 may hold other files, but not those alone."""
+    files = [file for file in fetched if source.format or _format_by_name(file)]
+    if not files and fetched:
+        raise _refuse_format(number, fetched[0])
+    return files
+
+
 def _is_data(file: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
     return file.is_file() and not hidden and bool(_format_by_name(file))
@@ -88,11 +100,18 @@ def _format_by_name(file: Path) -> str:
 def format_of(item: Input, file: Path) -> str:
     found = item.source.format or _format_by_name(file)
     if not found:
-        raise DataError(
-            f"data.sources[{item.number}]: the format of {file.name} cannot be told from its name.",
-            hint='Set format = "csv" (or tsv, json, jsonl, parquet) on the source.',
-        )
+        raise _refuse_format(item.number, file)
     return found
+
+
+def _refuse_format(number: int, file: Path) -> DataError:
+    """`file` is the source, or the first of a folder that holds none that can be read."""
+    return DataError(
+        f"data.sources[{number}]: the format of {file.name} cannot be told from its name.",
+        hint="It is a workbook: save its sheet as CSV, and name that."
+        if file.suffix.lower() in WORKBOOKS
+        else 'Set format = "csv" (or tsv, json, jsonl, parquet) on the source.',
+    )
 
 
 def iter_blocks(item: Input, advance: Advance) -> Iterator[Block]:
@@ -127,7 +146,27 @@ def _unpacked(file: Path, raw: BinaryIO) -> Iterator[BinaryIO]:
         yield raw
         return
     with gzip.GzipFile(fileobj=raw) as stream:
-        yield cast(BinaryIO, stream)
+        yield cast(BinaryIO, _Unpacking(file, raw, cast(BinaryIO, stream)))
+
+
+class _Unpacking:
+    """Refuses what unpacks to far more than rows do: before it fills the disk, or takes all day."""
+
+    def __init__(self, file: Path, raw: BinaryIO, stream: BinaryIO) -> None:
+        self._file = file
+        self._raw = raw
+        self._stream = stream
+        self._unpacked = 0
+
+    def read(self, size: int) -> bytes:
+        chunk = self._stream.read(size)
+        self._unpacked += len(chunk)
+        if self._unpacked > max(BOMB_BYTES, BOMB_TIMES * self._raw.tell()):
+            raise DataError(
+                f"{self._file} unpacks to more than {BOMB_TIMES} times its size, as no table of rows does.",
+                hint="Look at what is in it. If it is meant, unpack it, and name that file as the source.",
+            )
+        return chunk
 
 
 def _read(item: Input, file: Path, stream: BinaryIO) -> Iterator[Block]:
@@ -173,7 +212,7 @@ class _Text:
 
     def __init__(self, stream: BinaryIO, file: str) -> None:
         self._chunks = codecs.iterdecode(iter(lambda: stream.read(CHUNK_CHARS), b""), "utf-8-sig")
-        self._decoder = json.JSONDecoder()
+        self._decoder = json.JSONDecoder(object_pairs_hook=make_object)
         self._file = file
         self._line = 1
         self._text = ""
@@ -218,6 +257,8 @@ class _Text:
             except json.JSONDecodeError as error:
                 if len(self._text) - self._at > MAX_ROW_BYTES or not self._read_on():
                     self.refuse(f"not JSON: {error.msg}", max(0, min(error.pos, len(self._text)) - self._at))
+            except KeyTwice as error:
+                self.refuse(f"{error.key!r} is given twice in one object")
             except RecursionError as error:
                 raise DataError(f"{self._file}:{self._line}: an object is nested too deeply to be a row.") from error
 
@@ -268,7 +309,11 @@ def _load_dataset(datasets: Any, source: Source) -> Any:
     """A folder that save_to_disk wrote, else the Hub, streamed: nothing is kept but what is prepared."""
     if Path(source.dataset).is_dir():
         saved = datasets.load_from_disk(source.dataset)
-        return saved[source.rows] if isinstance(saved, datasets.DatasetDict) else saved
+        if not isinstance(saved, datasets.DatasetDict):
+            return saved
+        if source.rows not in saved:
+            raise ValueError(f"it has no rows {source.rows!r}, but {', '.join(map(repr, saved))}")
+        return saved[source.rows]
     if hub.look_up(source.dataset, kind="datasets") is hub.Found.UNREACHABLE:
         raise ConnectionError("the Hub cannot be reached from here")  # the library would try for half a minute
     return datasets.load_dataset(

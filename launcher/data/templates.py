@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -44,28 +44,37 @@ def make_texts(template: str) -> Callable[[Columns], list[str]]:
     return lambda columns: list(map(form.__mod__, zip(*[columns[name] for name in names], strict=True)))
 
 
-def make_rows(templates: Mapping[str, str]) -> Callable[[Columns], list[Any]]:
-    """Columns -> rows in one of the trainer's shapes."""
+TRAINED = {"template": "text", "completion": "completion", "user": "user", "assistant": "assistant"}
+SHAPES = (("messages",), ("prompt", "completion"), ("text",))
+
+
+def make_parts(templates: Mapping[str, str]) -> Callable[[Columns], dict[str, list[str]]]:
+    """Columns -> the texts of each template. Those in TRAINED must not be empty, or their row cannot be trained."""
     texts = {name: make_texts(template) for name, template in templates.items()}
-    if "template" in texts:
-        make = texts["template"]
-        return lambda columns: [{"text": text} for text in make(columns)]
     if "completion" in texts:
-        prompts, completions = texts.get("prompt", make_texts("")), texts["completion"]
-        return lambda columns: [
-            {"prompt": prompt, "completion": completion}
-            for prompt, completion in zip(prompts(columns), completions(columns), strict=True)
-        ]
-    roles = list(texts)
-    return lambda columns: [
+        texts.setdefault("prompt", make_texts(""))
+    return lambda columns: {name: make(columns) for name, make in texts.items()}
+
+
+def make_rows(parts: Mapping[str, Sequence[str]]) -> list[Any]:
+    """The templates' texts -> rows in one of the trainer's shapes."""
+    if "template" in parts:
+        return [{"text": text} for text in parts["template"]]
+    if "completion" in parts:
+        pairs = zip(parts["prompt"], parts["completion"], strict=True)
+        return [{"prompt": prompt, "completion": completion} for prompt, completion in pairs]
+    roles = list(parts)
+    return [
         {"messages": [{"role": role, "content": text} for role, text in zip(roles, turns, strict=True)]}
-        for turns in zip(*[make(columns) for make in texts.values()], strict=True)
+        for turns in zip(*parts.values(), strict=True)
     ]
 
 
-def take_shape(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Without a template a row must have one of the shapes already; its other columns are left out."""
-    for names in (("messages",), ("prompt", "completion"), ("text",)):
+def take_shape(fields: Mapping[str, Any], mapped: Collection[str] = ()) -> dict[str, Any]:
+    """Without a template a row must have one of the shapes already; its other columns are left out. A shape that
+    columns are mapped to is meant, whatever else the row has."""
+    meant = [names for names in SHAPES if any(name in mapped for name in names)] if mapped else []
+    for names in meant or SHAPES:
         if all(name in fields for name in names):
             return {name: fields[name] for name in names}
     raise TemplateError(

@@ -85,9 +85,14 @@ def _asking(settings: tuple[Any, ...], count: int) -> Iterator[Callable[[Block],
 
 def _start(settings: tuple[Any, ...]) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    worker = subprocess.Popen(
-        [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    )
+    try:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+    except OSError as error:
+        raise LauncherError(
+            f"A process that reads rows could not be started: {error.strerror}.", hint="Is there enough memory?"
+        ) from error
     _send(worker.stdin, settings)
     return worker
 

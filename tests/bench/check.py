@@ -1,10 +1,11 @@
 """How fast `check` reads rows, beside libraries that only decode them, and how many tokens a second it counts.
 
-    python tests/bench/check.py [--mb 1000] [--runs 3] [--only 700]
+    python tests/bench/check.py [--mb 1000] [--runs 3] [--only 700] [--extra]
 
-Two files are generated: text rows of 700 bytes and chat rows of 150. Each figure is the median of several runs, each a
-process of its own, taken in turn so that a busy moment of the machine meets them all. Memory is the process's peak; of
-check's children, which share most of it, the largest stands behind a plus.
+Two files are generated: text rows of 700 bytes and chat rows of 150; with --extra, rows that also have an id, a source
+and a score, as most files come. Each figure is the median of several runs, each a process of its own, taken in turn so
+that a busy moment of the machine meets them all. Memory is the process's peak; of check's children, which share most of
+it, the largest stands behind a plus.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ def make_words() -> list[str]:
     return ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=dice.randint(2, 9))) for _ in range(5000)]
 
 
-def write_rows(path: Path, megabytes: int, size: int) -> None:
-    dice, words, written = random.Random(size), make_words(), 0
+def write_rows(path: Path, megabytes: int, size: int, extra: bool = False) -> None:
+    dice, words, written, number = random.Random(size), make_words(), 0, 0
 
     def say(length: int) -> str:
         return " ".join(dice.choices(words, k=length * 2 // 13))[:length]
@@ -117,6 +118,9 @@ def write_rows(path: Path, megabytes: int, size: int) -> None:
             else:
                 turns = (("user", say(30)), ("assistant", say(30)))
                 row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+            if extra:
+                number += 1
+                row = {"id": number, **row, "source": "made up", "score": number / 7}
             written += file.write(json.dumps(row) + "\n")
 
 
@@ -128,8 +132,10 @@ def measure(setup: str, *arguments: str) -> list[float]:
     return [float(value) for value in json.loads(done.stdout.splitlines()[-1])]
 
 
-def compare(path: Path, size: int, runs: int) -> None:
+def compare(path: Path, runs: int, own_alone: bool) -> None:
     ways = {name: setup for name, (module, setup) in WAYS.items() if importlib.util.find_spec(module)}
+    if own_alone:
+        ways = dict([next(iter(ways.items()))])
     found: dict[str, list[list[float]]] = {name: [] for name in ways}
     for _ in range(runs):
         for name, setup in ways.items():
@@ -160,15 +166,17 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=100)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", type=int, choices=(700, 150), help="one of the two files alone")
+    parser.add_argument("--extra", action="store_true", help="rows with further keys, read by check alone")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for size in (args.only,) if args.only else (700, 150):
-            write_rows(folder / f"{size}.jsonl", args.mb, size)
-            compare(folder / f"{size}.jsonl", size, args.runs)
+            write_rows(folder / f"{size}.jsonl", args.mb, size, args.extra)
+            compare(folder / f"{size}.jsonl", args.runs, args.extra)
             (folder / f"{size}.jsonl").unlink()
-        write_rows(folder / "tokens.jsonl", 20, 700)
-        count(folder / "tokens.jsonl", folder, args.runs)
+        if not args.extra:
+            write_rows(folder / "tokens.jsonl", 20, 700)
+            count(folder / "tokens.jsonl", folder, args.runs)
 
 
 if __name__ == "__main__":

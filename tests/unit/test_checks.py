@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import RowError, encode, load_rows
-from launcher.data import quick, rows
+from launcher.data import quick, quick_keys, rows, tally
 from launcher.data.checks import check_channels
-from launcher.data.rows import Tally, check_file, check_line, split_lines
+from launcher.data.rows import Tally, check_file, check_line, check_part, split_lines
 from launcher.errors import DataError
 
 
@@ -234,8 +234,27 @@ def _exactly(content: bytes) -> Tally:
     return tally
 
 
+def _as_checked(content: bytes) -> Tally:
+    """The whole way, on a file that is nowhere."""
+    descriptor = os.memfd_create("rows")
+    try:
+        os.write(descriptor, content)
+        return check_part(descriptor, range(len(content)))
+    finally:
+        os.close(descriptor)
+
+
+def _assert_same(found: Tally, exact: Tally) -> None:
+    for one in (found, exact):
+        if "crlf" in one.remarks:
+            one.remarks["crlf"].line = 0  # a block's first line stands for it
+    assert found == exact
+
+
 def _assert_agreement(content: bytes) -> None:
-    """Whatever the quick way takes, the exact way takes too: the same rows, and nothing to remark on."""
+    """Whatever a quick way takes, the exact way takes too: the same rows, and the same remarks."""
+    if len(content) <= rows.MAX_LINE_BYTES:  # of which only blocks know
+        _assert_same(_as_checked(content), _exactly(content))
     exact = _exactly(content)
     for shape in quick.SHAPES:
         identities = quick.accept(content, shape)
@@ -260,10 +279,102 @@ def test_the_quick_way_takes_ordinary_rows() -> None:
     assert quick.accept(pairs, "completion")
 
 
+@pytest.mark.parametrize(
+    ("shape", "row"),
+    [
+        ("text", '{"id": 1, "text": "a", "tags": ["x", {"y": "z"}], "ok": true, "none": null}'),
+        ("completion", '{"prompt": "", "id": "a \\"b\\"", "completion": "c", "text": "beside"}'),
+        ("messages", TABLE.chat(("user", "a"), ("assistant", "b")).decode().strip()[:-1] + ', "score": 0.5}'),
+    ],
+)
+def test_the_quick_way_takes_rows_with_further_keys(shape: Any, row: str) -> None:
+    lines = [row] * 3
+    plain = json.loads(row)
+    lines[1] = json.dumps({key: plain[key] for key in rows.TRAINED_KEYS[shape]})
+    content = "\n".join(lines).encode()
+    taken = quick_keys.accept(content, shape)
+    assert taken and (taken.with_keys, taken.first) == (2, 0)
+    assert set(taken.keys) == plain.keys() - rows.TRAINED_KEYS[shape]
+    assert len(set(taken.identities)) == 1  # what is not trained makes no other row of it
+    _assert_agreement(content)
+    _assert_agreement(lines[1].encode() + b"\n" + content)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"text": "a", "id": 1, "id": 2}',
+        '{"text": "a", "id": {"b": 1, "b": "c"}}',
+        '{"text": "a", "i\\u0064": 1, "id": 2}',
+        '{"text": "a", "id": ' + "1" * 5000 + "}",
+        '{"text": "a", "id": ' + "[" * 400 + "]" * 400 + "}",
+        '{"text": "a", "id": NaN}',
+        '{"text": "a", "id": "\\ud800"}',
+        '{"text": "a", "prompt": "b"}',
+        '{"text": "a", "completion": 1}',
+        '{"text": " ", "id": 1}',
+        '{"text": "a", "": 1}',
+        '{"text": "a", "\\u0000\\"": 1}',
+        "{" + ", ".join(f'"k{number}": 1' for number in range(25)) + ', "text": "a"}',
+    ],
+)
+def test_rows_with_odd_further_keys_get_the_closer_look(row: str) -> None:
+    good = '{"text": "b", "id": 7}'
+    for lines in ([row], [good, row], [row, good], [good, row, good]):
+        _assert_agreement("\n".join(lines).encode())
+    assert quick_keys.accept(row.encode(), "text") is None
+
+
+def test_rows_of_no_shape_are_only_counted_after_those_that_are_shown() -> None:
+    good, bad = '{"text": "x"}', '{"a": "text", "b": {"text": 1}}'
+    content = "\n".join([*[bad] * 40_000, good, *[bad] * 3000, good, "", bad]).encode()
+    found = _as_checked(content)
+    assert (found.rows, found.problem_count, len(found.identities)) == (2, 43_001, 43_004)
+    assert found == _exactly(content)
+
+
+# empty lines
+
+
+def test_rows_with_empty_lines_between_them_are_taken_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"\n \r\n" + b'{"text": "a", "id": 1}\n\n\r\n{"text": "b"}\n' * 500 + b"\n\n  "
+    exact = _exactly(content)
+
+    def refuse(line: bytes, tally: Tally) -> None:
+        raise AssertionError(line)
+
+    monkeypatch.setattr(rows, "check_line", refuse)
+    _assert_same(_as_checked(content), exact)
+    assert exact.rows == 1000
+
+
+def test_a_file_of_empty_lines_is_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(TABLE.GOOD + b"\n" * 40_000_000)
+    checked = check_file("train", path)
+    (problem,) = checked.tally.problems
+    assert problem.text.startswith("more than 1,000,000 empty lines up to here")
+    assert len(checked.tally.identities) < 1_200_000
+
+
+def test_empty_lines_are_refused_alike_over_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "MAX_BLANK_LINES", 100)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(rows._split, "__defaults__", (200,))
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(TABLE.GOOD + b"\n" * 150 + TABLE.GOOD * 100)
+    found = check_channels({"train": path})
+    assert [error.problem.partition(" up to")[0] for error in found.errors] == ["more than 100 empty lines"]
+    path.write_bytes((TABLE.GOOD + b"\n") * 500)  # as many as rows
+    assert not check_channels({"train": path}).errors
+
+
 SEEDS = [
     TABLE.GOOD * 2,
     b'{"prompt": "q \\"x\\"", "completion": "a\\n"}\n{"prompt": "", "completion": "\xc3\xa9"}\n',
     TABLE.chat(("system", ""), ("user", "a"), ("assistant", "b"), ("tool", ""), ("assistant", "c")) * 2,
+    b'{"id": 1, "text": "a"}\n{"text": "b", "tags": ["c", {"d": "e"}], "id": "f"}\n\n{"text": "b", "score": 0.5}\n',
+    TABLE.chat(("user", "a"), ("assistant", "b")).strip()[:-1] + b', "text": "x", "id": null}\n\n',
 ]
 PIECES = st.sampled_from(
     [

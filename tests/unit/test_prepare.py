@@ -20,6 +20,9 @@ from launcher.errors import DataError
 TEXT = Prepare(template="{question} {answer}", split=(1,))
 
 
+CHAT = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+
+
 def run(folder: Path, sources: list[Source], prepare: Prepare = TEXT, filters: tuple[Filter, ...] = ()) -> Prepared:
     placed = [
         Source(**{**vars(source), "path": str(folder / source.path) if source.path else ""}) for source in sources
@@ -282,7 +285,7 @@ def test_templates_make_the_trainers_shapes(prepare: Prepare, row: dict[str, Any
     [
         ({"text": "t", "id": 7}, {"text": "t"}),
         ({"ask": "p", "completion": "c"}, {"prompt": "p", "completion": "c"}),
-        ({"messages": [{"role": "user", "content": "x"}]}, {"messages": [{"role": "user", "content": "x"}]}),
+        ({"messages": CHAT, "text": "t"}, {"messages": CHAT}),
     ],
 )
 def test_rows_that_have_a_shape_need_no_template(
