@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli.recipes import load_recipe_from
 from launcher.cli.verbs import add_json, add_verb
+from launcher.cli.without_torch import without_torch
 from launcher.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -40,7 +42,10 @@ def run_check(args: argparse.Namespace) -> int:
     if args.max_length is not None and args.max_length < 1:
         raise RecipeError(f"--max-length {args.max_length} leaves nothing.", hint="Give a number above 0.")
     subject = _files(args) if _names_files(args.what) else _recipe(args)
-    result = check(subject.cut_at(args.max_length), tokens=not args.no_tokens, track=console.track)
+    if args.tokenizer:
+        subject = replace(subject, model=args.tokenizer, insists=True)
+    with without_torch():
+        result = check(subject.cut_at(args.max_length), tokens=not args.no_tokens, track=console.track)
     if args.json:
         console.data_json(result.as_json())
         return DataError.exit_code if result.errors else 0
@@ -59,19 +64,12 @@ def _is_there(path: Path) -> bool:
 
 
 def _recipe(args: argparse.Namespace) -> Subject:
-    from launcher.data.checking import Subject
-    from launcher.plan import find_prepared, find_row_files
+    from launcher.plan import find_prepared, find_subject
 
     args.recipe = args.what[0] if args.what else None
     args.smoke = False  # a stand-in's tokenizer says nothing about the model's
     recipe = load_recipe_from(args)
-    files = find_row_files(recipe, find_prepared(recipe))
-    if args.tokenizer:
-        return Subject(files, args.tokenizer, recipe.config)
-    if recipe.model.s3:
-        return Subject(files, "", recipe.config, f"the model lies in {recipe.model.s3}. Give --tokenizer FOLDER")
-    folder = recipe.resolve(recipe.config.model_name_or_path)
-    return Subject(files, str(folder) if folder.is_dir() else recipe.config.model_name_or_path, recipe.config)
+    return find_subject(recipe, find_prepared(recipe), network=True)
 
 
 def _files(args: argparse.Namespace) -> Subject:
@@ -85,7 +83,7 @@ def _files(args: argparse.Namespace) -> Subject:
     files = {_channel_of(Path(path)): Path(path) for path in args.what}
     if len(files) < len(args.what) or files.keys() & named.keys():
         raise RecipeError("Two of the files are the same channel by name.", hint="Rename one, or check them apart.")
-    return Subject(files | named, args.tokenizer or "")
+    return Subject(files | named)
 
 
 def _channel_of(path: Path) -> str:
