@@ -26,6 +26,9 @@ FOLLOWERS = {
     "assistant": ("user", "tool"),
     "tool": ("tool", "assistant"),
 }
+# what each shape trains, and what of a message a chat template is given; a warning names whatever stands beside it
+TRAINED_KEYS = {"text": {"text"}, "completion": {"prompt", "completion"}, "messages": {"messages"}}
+MESSAGE_KEYS = {"role", "content"}
 SHOWN_KEYS, SHOWN_CHARACTERS = 8, 40
 SHAPES = '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}'
 
@@ -268,6 +271,14 @@ def _kind(value: Any) -> str:
     return words.get(type(value), "null")
 
 
+def find_untrained(row: Row, shape: Shape) -> set[str]:
+    """Keys of a sound row, and of its messages, that nothing is trained of."""
+    others = row.fields.keys() - TRAINED_KEYS[shape]
+    if shape == "messages":
+        others |= {f"messages.{key}" for message in row.fields["messages"] for key in message.keys() - MESSAGE_KEYS}
+    return {_short(key) for key in others}
+
+
 # rendering
 
 
@@ -310,7 +321,8 @@ def _render_messages(row: Row, tokenizer: Any, train_all: bool) -> list[Piece]:
     return [piece for piece in [*pieces, Piece(rest, train_all)] if piece.text]
 
 
-def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, str]], *, opens: bool) -> str:
+def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, Any]], *, opens: bool) -> str:
+    """Role and content are checked; of all else that a message may hold, templates would make what they like."""
     if not tokenizer.chat_template:
         raise row.refuse(
             "the model's tokenizer has no chat template. Use prompt and completion, or a model made for chat."
@@ -319,11 +331,21 @@ def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, str]], *,
         raise row.refuse("it begins with the assistant. Put a message of the user first.")
     from jinja2.exceptions import TemplateError
 
+    turns = [{"role": message["role"], "content": message["content"]} for message in messages]
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens))
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opens))
     except TemplateError as error:
         raise row.refuse(
             f"the model's chat template refuses it: {error}. Fix the order or the roles of its messages."
+        ) from error
+    except ImportError:
+        raise  # of a library, and so of no row
+    except (
+        Exception
+    ) as error:  # a template is the model's own code: beside jinja's errors it raises whatever Python can
+        raise row.refuse(
+            f"the model's chat template fails at it ({type(error).__name__}: {error}). Use prompt and completion, or "
+            "another model's template."
         ) from error
 
 

@@ -20,7 +20,16 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from container_src.sft.data import Row, RowError, Shape, check_row, parse_row, shape_of
+from container_src.sft.data import (
+    TRAINED_KEYS,
+    Row,
+    RowError,
+    Shape,
+    check_row,
+    find_untrained,
+    parse_row,
+    shape_of,
+)
 from launcher.data import quick
 from launcher.data.findings import SHOWN, Finding, refuse
 from launcher.errors import DataError, LauncherError
@@ -382,16 +391,8 @@ def check_line(line: bytes, tally: Tally) -> None:
     tally.identities.append(quick.identity(row.fields, shape))
 
 
-TRAINED_KEYS: dict[Shape, set[str]] = {
-    "text": {"text"},
-    "completion": {"prompt", "completion"},
-    "messages": {"messages"},
-}
-
-
 def _remark_on(row: Row, shape: Shape, tally: Tally) -> None:
-    others = row.fields.keys() - TRAINED_KEYS[shape]
-    if others:
+    if others := find_untrained(row, shape):
         tally.remark("keys", words=sorted(others))
     texts = texts_of(row, shape)
     if any("\0" in text for text in texts):

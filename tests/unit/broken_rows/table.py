@@ -86,6 +86,7 @@ WARNED = [
     Broken("CR LF", b'{"text": "a"}\r\n{"text": "b"}\r\n', "train.jsonl:1: the first of 2 rows ending in CR LF, as Windows writes them; they train the same. Nothing has to be done."),
     Broken("byte order mark", b"\xef\xbb\xbf" + GOOD, "train.jsonl:1: a row with a byte order mark in front, which is skipped. Save the file as UTF-8 without it."),
     Broken("other keys", GOOD + b'{"text": "b", "id": 7, "tags": []}\n', "train.jsonl:2: a row with keys that are not trained: id, tags. What must be trained has to stand in the row's text."),
+    Broken("other keys in messages", b'{"messages": [{"role": "user", "content": "a", "name": "\\u001b"}, {"role": "assistant", "content": "b", "tool_calls": 5}], "id": 1}\n', "train.jsonl:1: a row with keys that are not trained: id, messages.name, messages.tool_calls. What must be trained has to stand in the row's text."),
     Broken("NUL in a text", GOOD + b'{"text": "a\\u0000b"}\n', "train.jsonl:2: a row with a NUL character, which is seldom meant. Remove it from the text."),
     Broken("a very long text", GOOD + b'{"text": "' + b"x" * 1_000_001 + b'"}\n', "train.jsonl:2: a row with a text of more than a million characters, nearly all of which will be cut off. Split it."),
     Broken("a question at the end", chat(("user", "a"), ("assistant", "b"), ("user", "c")), "train.jsonl:1: a row with a last turn that no answer follows; only answers are trained. Answer it or drop it."),
