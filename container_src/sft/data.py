@@ -95,9 +95,15 @@ class Encoded(NamedTuple):
 # reading
 
 
+def list_files(folder: Path) -> list[Path]:
+    """Every *.jsonl of a folder and of those in it, by name; what is hidden is an editor's copy, and passed over."""
+    parts = {path: path.relative_to(folder).parts for path in folder.rglob("*.jsonl")}
+    return sorted(path for path, names in parts.items() if not any(name.startswith(".") for name in names))
+
+
 def find_files(path: Path) -> list[Path]:
-    """A channel's files: the file itself, or every *.jsonl of a folder, by name."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
+    """A channel's files: the file itself, or those of a folder."""
+    files = [path] if path.is_file() else list_files(path)
     if not files:
         raise JobError(f"{path} holds no *.jsonl file. Put the channel's rows into one, a JSON object per line.")
     return files

@@ -22,6 +22,7 @@ from launcher.progress import Track, untracked
 
 PART_BYTES = 1024 * 1024  # some 250,000 tokens: a quarter of a second, so that the bar moves
 BARS = 12
+SAID = 240  # characters of an error of transformers
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -198,7 +199,8 @@ def find_tokenizer(model: str, config: TrainConfig, *, network: bool = True) -> 
 
 def reason_of(error: RuntimeError) -> str:
     """What transformers says, without the page of model types that it goes on with."""
-    return next(iter(str(error.__cause__ or error).splitlines()), "no reason was given").rstrip(".")
+    said = next(iter(str(error.__cause__ or error).splitlines()), "no reason was given")
+    return said.rstrip(".") if len(said) <= SAID else f"{said[:SAID]}..."
 
 
 def _check_may_fetch(model: str, revision: str, network: bool) -> None:
