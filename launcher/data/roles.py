@@ -36,8 +36,8 @@ def assign_roles(paths: Sequence[Path], named: Mapping[str, Path]) -> Roles:
             for name in CHANNELS:
                 if (path / f"{name}.jsonl").is_file():
                     _put(files, name, path / f"{name}.jsonl")
-        elif (name := _own_name(path)) in CHANNELS:
-            _put(files, name, path)
+        elif _own_name(path) in CHANNELS:
+            _put(files, _own_name(path), path)
         else:
             unsure.append(path)
     taken = _guess(unsure, files)

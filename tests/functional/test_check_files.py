@@ -1,4 +1,4 @@
-"""`check` and `preview` of files and folders: which rows they are, which channel, and what is said where that is unsure."""
+"""`check` and `preview` of files and folders: which rows they are, which channel, and what is said of it."""
 
 from __future__ import annotations
 
