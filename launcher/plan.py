@@ -198,6 +198,13 @@ def find_prepared(recipe: Recipe, track: Track = untracked) -> Prepared | None:
     return find_or_prepare(sources, data.filters, recipe.prepare, track)
 
 
+def find_left_out(recipe: Recipe) -> str:
+    """What naming the training rows puts aside, for a note: a split of the sources is of other rows than these."""
+    if recipe.data.train and recipe.data.sources:
+        return "data.train names the rows, so the recipe's sources are left out, for eval and test as well"
+    return ""
+
+
 def find_row_files(recipe: Recipe, prepared: Prepared | None) -> dict[str, Path]:
     """Where each channel's rows lie: the file that the recipe or a flag names, else the prepared one."""
     files = {channel.name: channel.path for channel in prepared.channels} if prepared else {}
@@ -334,6 +341,8 @@ def _notes(
     notes = [*compute_notes(recipe.compute), *network_notes(recipe, channels)]
     if not any(channel.name == "eval" for channel in channels):
         notes.append("no evaluation: --eval names rows for it")
+    if left_out := find_left_out(recipe):
+        notes.append(left_out)
     if prepared:
         sources = "1 source" if len(prepared.sources) == 1 else f"{len(prepared.sources)} sources"
         notes += [f"prepared from {sources}: {prepared.words()}", *prepared.notes]

@@ -168,7 +168,7 @@ def _not_json(text: str, error: json.JSONDecodeError) -> str:
         return "not JSON: it holds NUL bytes, as UTF-16 and damaged files do. Save the file as UTF-8."
     if "\r" in text.strip():
         return "not JSON: it holds line ends of CR alone, as old Macs wrote them. Save the file with LF."
-    return f"not JSON: {error.msg} at column {error.colno}. Write one object per line."
+    return f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}. Write one object per line."
 
 
 # checking

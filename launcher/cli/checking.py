@@ -45,7 +45,7 @@ def run_check(args: argparse.Namespace) -> int:
 
     if args.max_length is not None and args.max_length < 1:
         raise RecipeError(f"--max-length {args.max_length} leaves nothing.", hint="Give a number above 0.")
-    subject, assumed = _files(args) if _names_files(args.what) else (_recipe(args), "")
+    subject, assumed = _files(args) if _names_files(args.what) else _recipe(args)
     if args.tokenizer:
         subject = replace(subject, model=args.tokenizer, insists=True)
     with without_torch():
@@ -55,7 +55,7 @@ def run_check(args: argparse.Namespace) -> int:
         return DataError.exit_code if result.errors else 0
     console.print_checked(result)
     if assumed:
-        console.say(f"note: {assumed}.")
+        console.note(f"{assumed}.")
     result.refuse()
     return 0
 
@@ -69,13 +69,13 @@ def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink() or path.suffix in (".jsonl", ".gz")
 
 
-def _recipe(args: argparse.Namespace) -> Subject:
-    from launcher.plan import find_prepared, find_subject
+def _recipe(args: argparse.Namespace) -> tuple[Subject, str]:
+    from launcher.plan import find_left_out, find_prepared, find_subject
 
     args.recipe = args.what[0] if args.what else None
     args.smoke = False  # a stand-in's tokenizer says nothing about the model's
     recipe = load_recipe_from(args)
-    return find_subject(recipe, find_prepared(recipe), network=True)
+    return find_subject(recipe, find_prepared(recipe), network=True), find_left_out(recipe)
 
 
 def _files(args: argparse.Namespace) -> tuple[Subject, str]:

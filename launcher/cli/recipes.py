@@ -173,7 +173,7 @@ def run_submit(args: argparse.Namespace) -> int:
     costed = _make_costed(args)
     plan = costed.plan
     for note in plan.notes:
-        console.say(f"note: {note}")
+        console.note(note)
     _confirm_cost(costed, args.yes)
     job = submit(plan, fresh=args.fresh, say=console.say, track=console.track)
     started = job.name == plan.job_name

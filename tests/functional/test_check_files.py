@@ -10,6 +10,7 @@ import pytest
 from container_src.sft.data import find_files
 from container_src.sft.stand_in import make_tokenizer
 from launcher.data.channels import find_rows_files
+from launcher.data.checks import check_channels
 from launcher.data.roles import assign_roles
 from launcher.errors import DataError, RecipeError
 
@@ -149,3 +150,27 @@ def test_a_tokenizer_of_a_folder_still_counts(launch, write_rows, tmp_path: Path
     done = launch("check", "chat.jsonl", "--tokenizer", "mine")
     assert done.returncode == 0, done.stderr
     assert "train in tokens" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"instruction": "a", "input": "b", "output": "c"}\n', "question,answer\n", '[{"text": "a"}]\n', "[\n{\n"],
+    ids=["columns", "csv", "array", "pretty"],
+)
+def test_rows_in_another_form_are_sent_to_prepare(text: str, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(text)
+    with pytest.raises(DataError) as caught:
+        check_channels({"train": tmp_path / "train.jsonl"}).refuse()
+    assert "`launcher prepare` makes rows of CSV, JSON and other columns" in caught.value.hint
+    (tmp_path / "train.jsonl").write_text('{"text": ""}\n')
+    with pytest.raises(DataError) as caught:
+        check_channels({"train": tmp_path / "train.jsonl"}).refuse()
+    assert "prepare" not in caught.value.hint
+
+
+def test_rows_that_a_flag_puts_aside_are_named(launch, write_rows) -> None:
+    write_rows("mine.jsonl", rows(30))
+    flags = ("tinyllama-healthcare-qa-exp_001", "--train", "mine.jsonl")
+    says = "data.train names the rows, so the recipe's sources are left out, for eval and test as well"
+    assert f"note: {says}." in launch("check", *flags, "--no-tokens").stderr
+    assert says in launch("plan", *flags).stdout
