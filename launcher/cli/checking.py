@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,7 @@ def run_check(args: argparse.Namespace) -> int:
         raise RecipeError(f"--max-length {args.max_length} leaves nothing.", hint="Give a number above 0.")
     subject, assumed = _files(args) if _names_files(args.what) else _recipe(args)
     if args.tokenizer:
-        subject = replace(subject, model=args.tokenizer, insists=True)
+        subject = subject.counted_with(args.tokenizer)
     with without_torch():
         result = check(subject.cut_at(args.max_length), tokens=not args.no_tokens, track=console.track)
     if args.json:

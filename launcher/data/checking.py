@@ -31,6 +31,11 @@ class Subject:
     network: bool = True
     insists: bool = False
 
+    def counted_with(self, model: str) -> Subject:
+        """With a tokenizer that was asked for; a revision is one of the recipe's own model."""
+        config = self.config if model == self.model else replace(self.config, model_revision="")
+        return replace(self, model=model, config=config, insists=True)
+
     def cut_at(self, max_length: int | None) -> Subject:
         return replace(self, config=replace(self.config, max_length=max_length)) if max_length else self
 

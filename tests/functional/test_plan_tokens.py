@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from container_src.sft.config import TrainConfig
 from container_src.sft.stand_in import make_tokenizer
 from launcher import load_recipe, make_plan
 from launcher.cli.without_torch import without_torch
+from launcher.data.checking import Subject, check
 from launcher.errors import DataError
 from launcher.plan import Plan
 
@@ -67,6 +69,15 @@ def test_a_plan_counts_with_the_tokenizer_in_the_hubs_cache(
         plan_of(rows, "some/model")
     other = plan_of(rows, "some/model", settings={"model.revision": "v2"})
     assert any("the tokenizer of some/model is not on this machine" in note for note in other.notes)
+
+
+def test_a_named_tokenizer_is_not_of_the_revision_of_the_recipes_model(
+    rows: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    put_into_cache(model, tmp_path / "hub", "some/model")
+    subject = Subject({"train": rows}, "other/model", TrainConfig(model_revision="v2", max_length=64))
+    assert CUT in str(check(subject.counted_with("some/model")).errors[0])
 
 
 def test_a_stand_in_has_tokens_of_its_own(rows: Path, model: Path) -> None:
