@@ -26,9 +26,7 @@ FOLLOWERS = {
     "assistant": ("user", "tool"),
     "tool": ("tool", "assistant"),
 }
-# what each shape trains, and what of a message a chat template is given; a warning names whatever stands beside it
-TRAINED_KEYS = {"text": {"text"}, "completion": {"prompt", "completion"}, "messages": {"messages"}}
-MESSAGE_KEYS = {"role", "content"}
+MESSAGE_KEYS = ("role", "content")  # what a chat template is given of a message; a warning names what stands beside
 SHOWN_KEYS, SHOWN_CHARACTERS = 8, 40
 SHAPES = '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}'
 
@@ -62,6 +60,12 @@ class Row:
 
     def refuse(self, problem: str, field: str = "") -> RowError:
         return RowError(self.file, self.line, problem, field)
+
+    def find_untrained(self, trained: set[str]) -> set[str]:
+        """Keys of a sound row beside the `trained` ones, and those of its messages that no template is given."""
+        messages = self.fields["messages"] if "messages" in trained else []
+        beside = {f"messages.{key}" for message in messages for key in message.keys() - set(MESSAGE_KEYS)}
+        return beside | (self.fields.keys() - trained)
 
 
 class Piece(NamedTuple):
@@ -277,14 +281,6 @@ def _kind(value: Any) -> str:
     return words.get(type(value), "null")
 
 
-def find_untrained(row: Row, shape: Shape) -> set[str]:
-    """Keys of a sound row, and of its messages, that nothing is trained of."""
-    others = row.fields.keys() - TRAINED_KEYS[shape]
-    if shape == "messages":
-        others |= {f"messages.{key}" for message in row.fields["messages"] for key in message.keys() - MESSAGE_KEYS}
-    return {_short(key) for key in others}
-
-
 # rendering
 
 
@@ -337,7 +333,7 @@ def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, Any]], *,
         raise row.refuse("it begins with the assistant. Put a message of the user first.")
     from jinja2.exceptions import TemplateError
 
-    turns = [{"role": message["role"], "content": message["content"]} for message in messages]
+    turns = [{key: message[key] for key in MESSAGE_KEYS} for message in messages]
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opens))
     except TemplateError as error:

@@ -20,16 +20,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from container_src.sft.data import (
-    TRAINED_KEYS,
-    Row,
-    RowError,
-    Shape,
-    check_row,
-    find_untrained,
-    parse_row,
-    shape_of,
-)
+from container_src.sft.data import Row, RowError, Shape, check_row, parse_row, shape_of
 from launcher.data import quick
 from launcher.data.findings import SHOWN, Finding, refuse
 from launcher.errors import DataError, LauncherError
@@ -391,8 +382,16 @@ def check_line(line: bytes, tally: Tally) -> None:
     tally.identities.append(quick.identity(row.fields, shape))
 
 
+TRAINED_KEYS: dict[Shape, set[str]] = {
+    "text": {"text"},
+    "completion": {"prompt", "completion"},
+    "messages": {"messages"},
+}
+
+
 def _remark_on(row: Row, shape: Shape, tally: Tally) -> None:
-    if others := find_untrained(row, shape):
+    others = row.find_untrained(TRAINED_KEYS[shape])
+    if others:
         tally.remark("keys", words=sorted(others))
     texts = texts_of(row, shape)
     if any("\0" in text for text in texts):

@@ -16,7 +16,6 @@ from container_src.sft.data import (
     RowError,
     check_row,
     encode,
-    find_untrained,
     load_rows,
     parse_row,
     render,
@@ -163,7 +162,7 @@ def test_a_template_is_given_what_is_checked_and_nothing_else(tokenizers: dict[s
     check_row(odd)
     plain = encode(_row(messages=[QUESTION, ANSWER]), tokenizer, TrainConfig())
     assert encode(odd, tokenizer, TrainConfig()) == plain
-    assert find_untrained(odd, "messages") == {"messages.name", "messages.tool_calls"}
+    assert odd.find_untrained({"messages"}) == {"messages.name", "messages.tool_calls"}
 
 
 def test_messages_need_a_template(spacing_tokenizer: Any) -> None:
