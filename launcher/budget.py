@@ -42,11 +42,11 @@ class Costed:
         return [one.line() for one in self.each]
 
     def worth_asking(self) -> bool:
-        """Whether the job may cost more than its owner wants to be asked about."""
+        """Whether the job may cost more than its owner wants to be asked about; one of unknown price may."""
         if self.plan.recipe.compute.place == "local":
             return False
         dollars = [one.cost[1] if one.cost else one.at_most for one in self.each]
-        return any(most is not None and most > self.plan.recipe.compute.confirm_above for most in dollars)
+        return any(most is None or most > self.plan.recipe.compute.confirm_above for most in dollars)
 
 
 def start_price(recipe: Recipe) -> FindPrice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from launcher.errors import RecipeError
 from launcher.instances import Instance, find_instance
@@ -40,6 +40,11 @@ def _check_types(compute: Compute) -> None:
             raise RecipeError(
                 f"compute.instance is {name}, which has no NVIDIA GPU to train on.",
                 hint="Take a type such as ml.g5.xlarge, or train a small stand-in here with --instance local.",
+            )
+        if (known := find_instance(name)) and known.useless:
+            raise RecipeError(
+                f"compute.instance is {name}, which cannot run this training: {known.useless}.",
+                hint="Take a type such as ml.g5.xlarge.",
             )
     if len(types) == 1:
         return
@@ -162,15 +167,15 @@ def has_own_disk(name: str) -> bool:
 
 
 def volume_key(compute: Compute, output_key: str) -> str:
-    """The key of the job's volume: its own, else the output's where no type of the list brings its own disk."""
-    if compute.volume_kms_key or any(has_own_disk(name) for name in compute.instances):
+    """The key of the job's volume: its own, else the output's where it is known that no type brings its own disk."""
+    if compute.volume_kms_key or any(has_own_disk(name) or not find_instance(name) for name in compute.instances):
         return compute.volume_kms_key
     return output_key
 
 
-def compute_notes(compute: Compute) -> list[str]:
+def compute_notes(compute: Compute, output_key: str = "") -> list[str]:
     """What these settings cost or need, in a plan."""
-    notes = []
+    notes = [*_unknown_notes(compute, output_key)]
     if len(compute.instances) > 1:
         notes.append(f"AWS takes the first of {', '.join(compute.instances)} that it has at the moment")
     if compute.keep_alive_s:
@@ -187,7 +192,19 @@ def compute_notes(compute: Compute) -> list[str]:
     return notes
 
 
-def drop_without_quota(types: tuple[str, ...], quotas: Mapping[str, float]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(kept, dropped): a type whose quota is 0 can never be had; one whose quota is not known is kept."""
-    dropped = tuple(name for name in types if quotas.get(name) == 0)
+def _unknown_notes(compute: Compute, output_key: str) -> Iterator[str]:
+    if find_instance(compute.instance):
+        return
+    yield f"how many GPUs {compute.instance} has is not known here: the job uses one, and all of them are billed"
+    if output_key and not compute.volume_kms_key:
+        yield (
+            f"whether {compute.instance} brings its own disk is not known here, so its volume gets no key of yours; "
+            "compute.volume_kms_key names one where it has none"
+        )
+
+
+def drop_without_quota(compute: Compute, quotas: Mapping[str, float]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(kept, dropped): a type of a quota below what the job takes can never be had; an unknown quota is kept."""
+    types = compute.instances
+    dropped = tuple(name for name in types if quotas.get(name, compute.count) < compute.count)
     return tuple(name for name in types if name not in dropped), dropped

@@ -307,7 +307,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     """One line a check, and below a failure its fix."""
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
-        mark = {"ok": "ok", "missing": "MISSING", "unknown": "?", "skipped": "-"}[finding.state]
+        mark = {"ok": "ok", "missing": "MISSING", "unknown": "?", "skipped": "-", "broken": "BROKEN"}[finding.state]
         data(f"{mark:<7}  {finding.name:<{width}}  {finding.text}")
-        if finding.state in ("missing", "unknown") and finding.fix:
+        if finding.state in ("missing", "unknown", "broken") and finding.fix:
             data(f"{'':<7}  {'':<{width}}  -> {finding.fix}{' ' if finding.link else ''}{finding.link}")

@@ -9,6 +9,7 @@ LauncherError                  1   a bug of ours, unless a subclass says otherwi
 |-- CloudError                 3   AWS, or the endpoint that stands in for it, refused
 |   |-- CredentialsError           nobody is signed in
 |   |-- SiteError                  no bucket, no role, wrong region
+|   |-- NextJobRefused             a spot job is over, and the one on demand after it could not be started
 |   `-- LocalEndpointError         the endpoint on this machine
 |-- JobFailed                  4   the job ran and failed
 |   `-- ArtifactError              what it left cannot be used
@@ -63,6 +64,10 @@ class CredentialsError(CloudError):
 
 
 class SiteError(CloudError):
+    pass
+
+
+class NextJobRefused(CloudError):
     pass
 
 

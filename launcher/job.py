@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from launcher import ledger, on_demand
+from launcher import ledger, on_demand, outcomes
 from launcher.aws import jobs
 from launcher.aws.logs import iter_log_lines
 from launcher.aws.reasons import ON_DEMAND, find_fix, is_capacity_error
@@ -21,6 +21,7 @@ from launcher.aws.s3 import find_object, split_uri
 from launcher.aws.session import Session, open_session
 from launcher.errors import ArtifactError, CloudError, CredentialsError, JobFailed, JobStopped, UnknownJob
 from launcher.job_names import is_scheduled, run_of
+from launcher.price_table import Price
 from launcher.progress import Say, Track, silent, untracked
 from launcher.results.adapters import Adapter, fetch_adapter
 from launcher.results.comparison import Results, fetch_results
@@ -119,12 +120,12 @@ class JobState:
         """Whether it is over because AWS had no instance for it."""
         return self.status.is_over and (self.secondary == "MaxWaitTimeExceeded" or is_capacity_error(self.reason))
 
-    def rows(self, price_per_h: float | None = None) -> list[tuple[str, str]]:
+    def rows(self, price: Price | None = None) -> list[tuple[str, str]]:
         """As people read it; with the on-demand price of one instance, in dollars too."""
         rows = [("job", self.name), ("status", self.status.value)]
         if self.outcome:
             rows.append(("outcome", self.outcome))
-        if not self.reason:
+        if not self.reason and self.message != self.outcome:
             rows.append(("doing", self.message))
         rows += [
             ("place", self.place),
@@ -133,13 +134,15 @@ class JobState:
         ]
         if self.spot:
             rows.append(("spot", f"{self.interruptions} interruption{'' if self.interruptions == 1 else 's'}"))
-        rows += self._cost_rows(price_per_h)
+        rows += self._cost_rows(price)
         if self.status.is_over and self.model_uri:
             rows.append(("model", self.model_uri))
         if self.reason:
             rows.append(("reason", self.reason))
         if self.status.is_over and (fix := self._fix()):
             rows.append(("fix", fix))
+        elif self.status is Status.STOPPED and not is_scheduled(self.name):
+            rows.append(("next", _stopped_hint(self.name)))
         return rows
 
     def _instance_words(self) -> str:
@@ -150,7 +153,7 @@ class JobState:
     def _fix(self) -> str:
         return ON_DEMAND.format(job=self.name) if self.goes_on else find_fix(self.reason, self.secondary)
 
-    def _cost_rows(self, price_per_h: float | None) -> list[tuple[str, str]]:
+    def _cost_rows(self, price: Price | None) -> list[tuple[str, str]]:
         if self.training_s is None:
             return []
         words = f"{self.training_s:,} s"
@@ -159,9 +162,10 @@ class JobState:
             if self.spot and self.training_s:
                 words += f", {1 - self.billed_s / self.training_s:.0%} saved"
         rows = [("time", words)]
-        if price_per_h is not None and self.billed_s is not None:
+        if price is not None and self.billed_s is not None:
             # AWS bills the billable seconds at the on-demand price: they hold the saving already
-            rows.append(("cost", f"${self.billed_s * self.count * price_per_h / 3600:.2f} at ${price_per_h:g} an hour"))
+            dollars = self.billed_s * self.count * price.usd_per_hour / 3600
+            rows.append(("cost", f"${dollars:.2f} at ${price.usd_per_hour:g} an hour ({price.source})"))
         return rows
 
 
@@ -188,11 +192,9 @@ class Job:
 
     def state(self) -> JobState:
         description = self.description()
-        state = _make_state(description, self.session.place)
+        state = find_state(self.session, description)
         if state.spot and state.lacked_capacity:
             return dataclasses.replace(state, goes_on=on_demand.is_due(self.session, description))
-        if state.status is Status.COMPLETED and is_scheduled(self.name):
-            return dataclasses.replace(state, outcome=find_outcome(self.session, state))
         return state
 
     @property
@@ -250,8 +252,10 @@ class Job:
                 hint=f"{fix} `launcher logs {self.name}` shows all of it.".lstrip() if tail or not fix else fix,
             )
         if state.status is Status.STOPPED:
-            hint = find_fix("", state.secondary) or _stopped_hint(self)
-            raise JobStopped(f"{self.name} was stopped: {state.message}", hint=hint)
+            hint = find_fix("", state.secondary) or _stopped_hint(self.name)
+            by_itself = state.message.startswith(outcomes.BY_ITSELF)
+            said = state.message if by_itself else f"was stopped: {state.message}"
+            raise JobStopped(f"{self.name} {said}", hint=hint)
         return state
 
     def _how_often(self, state: JobState) -> str:
@@ -302,17 +306,20 @@ class Job:
         return state.model_uri
 
 
-def find_outcome(session: Session, state: JobState) -> str:
-    """What came of a scheduled job, in a sentence; empty for one that left no word."""
-    if verdict := jobs.find_note(session, state.checkpoints, "verdict.json"):
-        why = "; ".join(verdict["reasons"]) or verdict["sentence"]
-        return f"{verdict['decision']}: {why}"
-    note = jobs.find_note(session, state.checkpoints, "outcome.json") or {}
-    return f"{note['outcome']}: {note['reason']}" if note.get("outcome") == "unchanged" else ""
+def find_state(session: Session, description: dict[str, Any]) -> JobState:
+    """A job as AWS describes it; one that AWS calls completed is stopped to us where it stopped itself too early."""
+    state = _make_state(description, session.place)
+    if state.status is not Status.COMPLETED:
+        return state
+    if stop := outcomes.find_early_stop(session, state.name, state.checkpoints):
+        state = dataclasses.replace(state, status=Status.STOPPED, message=stop, outcome=stop)
+    if is_scheduled(state.name):
+        return dataclasses.replace(state, outcome=outcomes.find_verdict(session, state.checkpoints))
+    return state
 
 
-def _stopped_hint(job: Job) -> str:
-    return f"`launcher fetch {job.name}` gets what it saved; another submit of {job.run} goes on where it can."
+def _stopped_hint(job: str) -> str:
+    return f"`launcher fetch {job}` gets what it saved; another submit of {run_of(job)} goes on where it can."
 
 
 def _make_state(description: dict[str, Any], place: str) -> JobState:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from launcher import ledger
 from launcher.aws import jobs, s3
 from launcher.aws.session import Session
 from launcher.claims import claim_key, giving_back, take_claim
-from launcher.errors import UnknownJob
+from launcher.errors import LauncherError, NextJobRefused, UnknownJob
 from launcher.job_names import make_stamp, run_of
 from launcher.progress import Say, silent
 
@@ -45,11 +46,23 @@ def find_next(
     if holder:
         say(f"{job} got no spot capacity; {holder} goes on from it, started by somebody else")
         return _wait_for(session, holder, sleep)
-    with giving_back(session, bucket, claim):
+    with giving_back(session, bucket, claim), _telling_refusal(job):
         jobs.create_job(session, _named(json.loads(content), name))
     ledger.record(ledger.Entry(name, session.place, session.region))
     say(f"{job} got no spot capacity within its wait; {name} goes on from it on demand")
     return name
+
+
+@contextmanager
+def _telling_refusal(job: str) -> Iterator[None]:
+    """The spot job is over then: whoever hears that it goes on, or is not affected, hears the wrong thing."""
+    try:
+        yield
+    except LauncherError as error:
+        raise NextJobRefused(
+            f"{job} got no spot capacity, and the job on demand after it was not started. {error.message}",
+            hint=f"{error.hint} `launcher wait {job}` tries to start it again.",
+        ) from error
 
 
 def is_due(session: Session, description: dict[str, Any]) -> bool:

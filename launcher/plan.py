@@ -296,11 +296,7 @@ def _split_batch(config: sft.TrainConfig, world: int) -> sft.TrainConfig:
 
 def recipe_digest(recipe: Recipe) -> str:
     """Of everything in the recipe that changes the result; where it runs and what it costs do not."""
-    shaping = {
-        name: value
-        for name, value in dataclasses.asdict(recipe.config).items()
-        if sft.section_of(name)[0] not in sft.NOT_SHAPING
-    }
+    shaping = sft.find_shaping(recipe.config)
     shaping["image"] = recipe.image.uri or recipe.image.version
     shaping["model_s3"] = recipe.model.s3
     shaping["code"] = digest_files(_own_code(recipe))
@@ -338,7 +334,10 @@ def _check_notes(recipe: Recipe, checked: Checked) -> list[str]:
 def _notes(
     recipe: Recipe, image: images.Image | None, prepared: Prepared | None, channels: tuple[Channel, ...]
 ) -> list[str]:
-    notes = [*compute_notes(recipe.compute), *network_notes(recipe, channels)]
+    notes = [*compute_notes(recipe.compute, recipe.output.kms_key), *network_notes(recipe, channels)]
+    notes += base_model.adapter_notes(recipe)
+    if doubt := recipe.config.find_doubt(recipe.config.max_steps):
+        notes.append(doubt)
     if not any(channel.name == "eval" for channel in channels):
         notes.append("no evaluation: --eval names rows for it")
     if left_out := find_left_out(recipe):

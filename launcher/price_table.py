@@ -26,3 +26,4 @@ class Price:
 
     usd_per_hour: float
     source: str
+    is_elsewhere: bool = False  # another region's price: near enough to show, and no ground for a promise

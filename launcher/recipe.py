@@ -17,6 +17,8 @@ from launcher import gpu, leaks
 from launcher.compute import check_compute
 from launcher.data.settings import Prepare, Source, check_settings
 from launcher.errors import RecipeError
+from launcher.home import expand_home
+from launcher.output import check_bucket_name
 from launcher.recipe_sections import (
     KEYS,
     NESTED,
@@ -84,7 +86,7 @@ class Recipe:
 
     def resolve(self, path: str) -> Path:
         """A path of this recipe, which starts at the recipe's folder."""
-        return self.folder / Path(path).expanduser()
+        return self.folder / expand_home(path)
 
     def placed(self, source: Source) -> Source:
         """The source by its full path."""
@@ -243,6 +245,7 @@ def _build(path: Path, given: Mapping[str, Given]) -> Recipe:
 
 def _check_values(recipe: Recipe, path: Path) -> None:
     check_compute(recipe.compute, recipe.output.kms_key)
+    check_bucket_name(recipe.output.bucket)
     model = recipe.config.model_name_or_path
     if not HUB_ID.fullmatch(model) and not recipe.resolve(model).is_dir() and not model.startswith(PATH_STARTS):
         raise RecipeError(

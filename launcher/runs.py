@@ -10,14 +10,14 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from launcher.aws import jobs, s3
 from launcher.aws.session import Session
 from launcher.claims import claim_key, giving_back, take_claim
 from launcher.errors import RunError
-from launcher.job import Status, make_status
+from launcher.job import Status, find_state
 from launcher.plan import Plan
 from launcher.request import Site, full_key
 
@@ -34,7 +34,6 @@ class Previous:
     recipe_digest: str
     data_digest: str
     checkpoints: str
-    stopped_itself: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,24 +49,15 @@ def find_previous(session: Session, run: str) -> Previous | None:
     pattern = re.compile(re.escape(run) + r"-\d{8}-\d{6}")
     for summary in jobs.iter_jobs(session, f"{run}-"):
         if pattern.fullmatch(summary["TrainingJobName"]):
-            previous = _make_previous(jobs.describe_job(session, summary["TrainingJobName"]))
-            return replace(previous, stopped_itself=_stopped_itself(session, previous))
+            return _make_previous(session, jobs.describe_job(session, summary["TrainingJobName"]))
     return None
 
 
-def _stopped_itself(session: Session, previous: Previous) -> bool:
-    """Whether a completed job ended before its last step, as it does shortly before its time limit."""
-    if previous.status is not Status.COMPLETED or not previous.checkpoints:
-        return False
-    note = jobs.find_note(session, previous.checkpoints, "outcome.json")
-    return bool(note and note["outcome"] == "stopped")
-
-
-def _make_previous(description: dict[str, Any]) -> Previous:
+def _make_previous(session: Session, description: dict[str, Any]) -> Previous:
     hyperparameters = description.get("HyperParameters", {})
     return Previous(
         name=description["TrainingJobName"],
-        status=make_status(description),
+        status=find_state(session, description).status,
         recipe_digest=json.loads(hyperparameters.get("recipe_digest", '""')),
         data_digest=json.loads(hyperparameters.get("data_digest", '""')),
         checkpoints=description.get("CheckpointConfig", {}).get("S3Uri", ""),
@@ -87,11 +77,14 @@ def decide(plan: Plan, previous: Previous | None, *, fresh: bool, has_checkpoint
     if fresh:
         return Decision("start", previous, f"starting afresh after {previous.name}")
     changed = _what_changed(plan, previous)
-    if previous.status is Status.COMPLETED and not previous.stopped_itself:
+    if previous.status is Status.COMPLETED:
         if changed:
             return Decision("start", previous, f"{changed} since {previous.name} finished: starting afresh")
         return Decision(
-            "finished", previous, f"the run {plan.run} is finished: {previous.name} trained this recipe on this data"
+            "finished",
+            previous,
+            f"the run {plan.run} is finished: {previous.name} trained this recipe on this data "
+            "(--fresh trains it again)",
         )
     if not has_checkpoint:
         return Decision(

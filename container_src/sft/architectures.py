@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 STAND_IN_VOCABULARY = 1024
@@ -111,6 +113,25 @@ KNOWN: dict[str, dict[str, Any]] = {
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # what an adapter can be put on, by model_type
 LINEAR_MODULES = dict.fromkeys(("qwen2", "llama", "gemma"), (*PROJECTIONS, "embed_tokens", "lm_head"))
+
+
+EMBEDDINGS = ("embed_tokens", "lm_head")
+# any of these is a tokenizer, whatever else describes it
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tekken.json",
+)  # fmt: skip
+
+
+def find_tied(config: Mapping[str, Any], targets: Iterable[str]) -> list[str]:
+    """Targets that share one matrix with another place of the model: an adapter on one of them cannot be merged."""
+    # only Gemma's config leaves out that they are tied
+    tied = config.get("tie_word_embeddings", config.get("model_type") == "gemma")
+    return [name for name in targets if tied and name in EMBEDDINGS]
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def find_architecture(model_id: str) -> dict[str, Any] | None:

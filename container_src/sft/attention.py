@@ -1,7 +1,7 @@
-"""Attention inside the examples of a packed row, forwards and backwards, by what is there.
+"""Attention inside the examples of a packed row, forwards and backwards.
 
-PyTorch's own flash attention takes packed rows on every GPU that has bfloat16 and in every image we know; flash-attn,
-where installed, is the same algorithm. A CPU, and a GPU where it fails, uses a block mask.
+On a GPU PyTorch's own flash attention, which takes packed rows in every image we know; where it refuses, there is no
+fast step. On a CPU a block mask.
 """
 
 from __future__ import annotations

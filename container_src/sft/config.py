@@ -162,6 +162,12 @@ class TrainConfig:
             )
         if self.adapter_folder and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.adapter_folder):
             raise ConfigError(f"adapter_folder is {self.adapter_folder!r}; it must be the plain name of a folder")
+        if self.adapter_folder.lower() in ARTIFACT_FOLDERS or self.adapter_folder.lower().endswith(ARTIFACT_SUFFIXES):
+            raise ConfigError(
+                f"adapter_folder is {self.adapter_folder!r}, which may be the name of something else in the artifact; "
+                "use another, such as lora_adapters"
+            )
+        self._check_rate()
         if self.max_length < 2:
             raise ConfigError(
                 f"max_length is {self.max_length}; a row's first token is never trained, so use 2 or more"
@@ -175,6 +181,30 @@ class TrainConfig:
                 f"notify_topic is {self.notify_topic!r}; it must be the ARN of a standard topic, such as "
                 "arn:aws:sns:eu-central-1:123456789012:my-topic"
             )
+
+    def _check_rate(self) -> None:
+        if self.seed > SEED_LIMIT:
+            raise ConfigError(f"seed is {self.seed}; it must be at most {SEED_LIMIT}, the largest that numpy takes")
+        if self.lr_scheduler_type == "polynomial" and self.learning_rate <= POLYNOMIAL_END:
+            raise ConfigError(
+                f"learning_rate is {self.learning_rate}; lr_scheduler_type = polynomial ends at {POLYNOMIAL_END}, so "
+                "it must be above that"
+            )
+        if self.lr_scheduler_type == "constant" and (self.warmup_steps or self.warmup_ratio):
+            asked = "warmup_steps" if self.warmup_steps else "warmup_ratio"
+            raise ConfigError(
+                f"{asked} is {getattr(self, asked)}, but lr_scheduler_type = constant never warms up; use "
+                "constant_with_warmup, or leave the warm-up out"
+            )
+
+    def find_doubt(self, steps: int) -> str:
+        """What is allowed in a job of so many steps (-1: nobody knows yet) and hardly meant, or ""."""
+        if not self.warmup_steps > steps > 0:
+            return ""
+        return (
+            f"warmup_steps is {self.warmup_steps}, and the job has {steps} steps: the learning rate never reaches "
+            f"{self.learning_rate:g}"
+        )
 
     @property
     def target_modules(self) -> list[str]:
@@ -192,8 +222,19 @@ class TrainConfig:
 
 TOPIC = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}")
 GUARDS = ("token_accuracy", "base_loss")
-# Sections that say where a job runs and what becomes of its adapter, not what is trained.
-NOT_SHAPING = ("job", "schedule", "secrets")
+# Sections that say where a job runs and what becomes of its adapter, and keys that say what a job says, keeps or needs
+# on its way: none of them changes what is trained, so an unfinished run goes on under others.
+NOT_SHAPING = (
+    "job", "schedule", "secrets", "output",
+    "training.per_device_eval_batch_size", "training.gradient_checkpointing", "training.fast_step",
+    "training.logging_steps", "training.report_to",
+    "training.save_strategy", "training.save_steps", "training.save_total_limit",
+)  # fmt: skip
+# Names in the artifact that are not the recipe's to give: the stand-in's base, TensorBoard's files, the tokenizer's.
+ARTIFACT_FOLDERS = ("base", "tensorboard", "additional_chat_templates")
+ARTIFACT_SUFFIXES = (".json", ".jsonl", ".safetensors", ".jinja", ".txt", ".model", ".md", ".part", ".tiktoken")
+SEED_LIMIT = 2**32 - 1
+POLYNOMIAL_END = 1e-7
 POSITIVE = (
     "lora_r", "lora_alpha", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "learning_rate", "num_train_epochs", "logging_steps", "eval_steps", "save_steps",
@@ -218,6 +259,18 @@ def section_of(name: str) -> tuple[str, str]:
     """Where a recipe writes this hyperparameter: ("lora", "r") for lora_r."""
     metadata = TrainConfig.__dataclass_fields__[name].metadata
     return metadata["section"], metadata["key"] or name
+
+
+def find_shaping(config: TrainConfig) -> dict[str, Any]:
+    """The settings that change what is trained, as digests take them. Rows in a step count, not how they are split."""
+    shaping = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if is_shaping(item.name)}
+    del shaping["per_device_train_batch_size"], shaping["gradient_accumulation_steps"]
+    return {**shaping, "effective_batch_size": config.effective_batch_size}
+
+
+def is_shaping(name: str) -> bool:
+    section, key = section_of(name)
+    return section not in NOT_SHAPING and f"{section}.{key}" not in NOT_SHAPING
 
 
 def _check_type(name: str, value: Any, wanted: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch  # noqa: TID253
 
 from .fast_conditions import find_reason_in_adapters
-from .groups import Adapters, Group, Weights, dropout_of, find_groups, is_adapted
+from .groups import Adapters, Group, Weights, dropout_of, find_groups, find_missing, is_adapted
 from .packing import Row
 
 ACTIVATIONS = {"SiLU": "silu", "SiLUActivation": "silu", "PytorchGELUTanh": "gelu_tanh", "GELUTanh": "gelu_tanh",
@@ -25,6 +25,9 @@ LOGITS_AT_ONCE = 1024
 def find_obstacle(model: Any) -> str:
     """Why the steps of a model of a known family cannot be computed here, or ""."""
     base = model.get_base_model()
+    for layer in base.model.layers:
+        if name := find_missing(layer):
+            return f"{name} has no weight that the step could unpack"
     if type(base.model.layers[0].mlp.act_fn).__name__ not in ACTIVATIONS:
         return f"the activation {type(base.model.layers[0].mlp.act_fn).__name__} is not known"
     return _find_obstacle_in_adapters(model, base)

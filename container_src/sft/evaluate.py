@@ -100,12 +100,13 @@ def score_rows(
     import torch
 
     sums = torch.zeros(len(rows), 2, dtype=torch.float64, device=accelerator.device)
-    # by length: batches of like rows waste little on padding, and the sums do not depend on the order
-    order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids))
+    # by length: batches of like rows waste little on padding, and the sums do not depend on the order. The longest
+    # first: too many of them for the memory are found out at once
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids), reverse=True)
     share = order[accelerator.process_index :: accelerator.num_processes]
     # as many rounds in a process whose share is smaller
     rounds = math.ceil(math.ceil(len(rows) / accelerator.num_processes) / size)
-    with _resting(model), torch.no_grad(), accelerator.autocast():
+    with resting(model), torch.no_grad(), accelerator.autocast():
         for start in range(0, rounds * size, size):
             if should_stop():
                 raise AbandonedError
@@ -117,7 +118,7 @@ def score_rows(
 
 
 @contextlib.contextmanager
-def _resting(model: Any) -> Iterator[None]:
+def resting(model: Any) -> Iterator[None]:
     """Without dropout for a while."""
     was_training = model.training
     model.eval()

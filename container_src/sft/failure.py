@@ -12,6 +12,7 @@ from types import ModuleType
 
 from .config import ConfigError
 from .masks import hide
+from .out_of_memory import TEXTS
 
 LIMIT = 1024
 # where a missing name means another version
@@ -19,8 +20,9 @@ TRAINING_CODE = ("trl.", "accelerate.", "transformers.train")
 # there from the start and gone at the end: a process that is killed cannot write it then
 LAST_WORDS = (
     "The process was killed or crashed before it could say why. Most often the machine's memory (not the GPU's) ran "
-    "out and the kernel sent SIGKILL: take an instance with more memory, or lower per_device_train_batch_size or "
-    "max_length. Another job of the same run goes on from its last checkpoint."
+    "out and the kernel sent SIGKILL: take an instance with more memory, or halve per_device_train_batch_size and "
+    "double gradient_accumulation_steps (the same step in less memory). Another job of the same run goes on from its "
+    "last checkpoint, under such settings too."
 )
 
 
@@ -29,7 +31,7 @@ class JobError(RuntimeError):
 
 
 def _is_out_of_memory(error: BaseException, text: str) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or any(known in text for known in TEXTS)
 
 
 def _status(error: BaseException) -> int:
@@ -115,7 +117,8 @@ KINDS: tuple[tuple[Callable[[BaseException, str], bool], str], ...] = (
     (
         _is_out_of_memory,
         "Out of memory. Halve per_device_train_batch_size and double gradient_accumulation_steps (the same step in "
-        "less memory), set gradient_checkpointing = true, lower max_length, or take an instance with more memory.",
+        "less memory), set gradient_checkpointing = true, lower max_length, or take an instance with more memory. A "
+        "run goes on from its checkpoint under any of these but another max_length, which needs --fresh.",
     ),
     (
         _is_disk_full,

@@ -14,6 +14,10 @@ from .config import TrainConfig
 FAMILIES = ("qwen2", "llama", "gemma")
 ROTARY = ("default", "linear", "llama3")
 MAX_RANK = 128
+# what attention takes of the powers of two that the kernels want
+HEADS = (16, 32, 64, 128, 256)
+# columns of a kernel's narrowest block
+NARROWEST = 16
 
 # a key of config.json and a default -> its value
 Ask = Callable[[str, Any], Any]
@@ -37,7 +41,7 @@ def find_reason(config: TrainConfig, model: Ask, arithmetic: str, processes: int
         return f"the arithmetic is {arithmetic}"
     if config.lora_bias != "none":
         return "biases are trained"
-    return _find_reason_in_model(model)
+    return _find_reason_in_model(model) or (_find_reason_in_sizes(model) if has_gpu else "")
 
 
 def _find_reason_in_model(model: Ask) -> str:
@@ -52,6 +56,18 @@ def _find_reason_in_model(model: Ask) -> str:
     rope = model("rope_scaling", None) or model("rope_parameters", None) or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     return "" if kind in ROTARY else f"rotary embeddings of type {kind} are not known"
+
+
+def _find_reason_in_sizes(model: Ask) -> str:
+    """A GPU's kernels take tensors in blocks; PyTorch on a CPU takes any."""
+    widths = {name: model(name, 0) for name in ("hidden_size", "intermediate_size")}
+    head = model("head_dim", None) or widths["hidden_size"] // model("num_attention_heads", 1)
+    if head not in HEADS:
+        return f"the kernels cannot do heads of size {head}, only of {', '.join(map(str, HEADS))}"
+    for name, width in widths.items():
+        if width % NARROWEST:
+            return f"the kernels cannot do a {name} of {width}, only multiples of {NARROWEST}"
+    return ""
 
 
 def find_reason_in_adapters(rank: int, modules: Collection[str]) -> str:

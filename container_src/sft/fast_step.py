@@ -1,7 +1,8 @@
 """A whole optimizer step as one packed row, or a few, replayed as a CUDA graph.
 
 Steps down and goes on when memory runs out or a graph cannot be captured: a step begins with no gradients and changes
-no weight, so it is simply begun again.
+no weight, so it is simply begun again. What this machine refuses at the beginning, where kernels are compiled and held
+against the model, gives way to the plain path; the same in a later step ends the job.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from .attention import BlockAttention, FlashAttention
 from .batches import Padding
 from .data import Encoded
 from .decoder import Decoder, find_obstacle
-from .evaluate import sum_tokens
+from .evaluate import resting, sum_tokens
 from .fast_conditions import find_reason
 from .log import say, warn
 from .memory_plan import OVERHEAD, ROOM, TILE, Setting, Shape, choose_setting, estimate_bytes, whole_tiles
+from .out_of_memory import is_out_of_memory, shorten
 from .packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 BUCKETS = 8
@@ -102,19 +104,19 @@ class FastStep:
         while True:
             try:
                 return self._run(rows, number)
-            except torch.OutOfMemoryError as error:
-                problem = str(error).split(". ")[0]
             except RuntimeError as error:
-                if not self.setting.graph or "captur" not in str(error).lower():
+                captures = self._is_failed_capture(error)
+                full = is_out_of_memory(error) or (captures and is_out_of_memory(error.__context__))
+                if not full and not captures:
                     raise
-                problem = str(error).splitlines()[0]
-                if not isinstance(error.__context__, torch.OutOfMemoryError):
+                problem = shorten(error)
+                if not full:
                     warn(f"A CUDA graph could not be captured ({problem}); going on without graphs.")
                     self._graphless = True
             self._step_down(problem)
 
     def _run(self, rows: list[Encoded], number: int) -> Any:
-        decoder = self._decoder or self._begin(rows)
+        decoder = self._decoder or self._begin_or_refuse(rows)
         setting: Setting = self.setting
         trained = sum(row.trained for row in rows)
         sums = torch.zeros(2, device=decoder.device)
@@ -143,10 +145,22 @@ class FastStep:
             return Layout(tokens, len(rows))
         return self._layout_of(find_bucket(self._buckets, tokens))
 
-    def _begin(self, rows: list[Encoded]) -> Decoder:
+    def _begin_or_refuse(self, rows: list[Encoded]) -> Decoder:
+        ops = _load_ops() if self._cuda else reference
+        try:
+            return self._begin(rows, ops)
+        except ops.REFUSALS as error:
+            if is_out_of_memory(error) or self._is_failed_capture(error):
+                raise
+            raise NoFastStep(f"it cannot begin here ({type(error).__name__}: {shorten(error)})") from error
+
+    def _is_failed_capture(self, error: Exception) -> bool:
+        captures = self.setting is not None and self.setting.graph
+        return captures and isinstance(error, RuntimeError) and "captur" in str(error).lower()
+
+    def _begin(self, rows: list[Encoded], ops: Any) -> Decoder:
         """Weights, buckets and graphs for the present setting; the largest bucket first, so that it fits or not now."""
         self.setting = self.setting or self._choose(room=None)
-        ops = _load_ops() if self._cuda else reference
         shape = shape_of(self._model)
         scale = shape.head**-0.5
         attention = FlashAttention(scale, self._longest) if self._cuda else BlockAttention(scale)
@@ -197,11 +211,9 @@ class FastStep:
         numbers = torch.tensor(pack(rows, layout, self._longest, 1, 0)).to(decoder.device)
         ours = decoder.run(layout.split(numbers), with_gradients=False)[0].item()
         batch = {name: tensor.to(decoder.device) for name, tensor in Padding(0, 0).batch(rows).items()}
-        was_training = self._model.training
-        self._model.eval()
-        with torch.no_grad(), torch.autocast(decoder.device.type, torch.bfloat16, enabled=self._cuda):
+        arithmetic = torch.autocast(decoder.device.type, torch.bfloat16, enabled=self._cuda)
+        with resting(self._model), torch.no_grad(), arithmetic:
             theirs = sum_tokens(self._model, batch)[0].item()
-        self._model.train(was_training)
         if not abs(ours - theirs) <= AGREEMENT * max(abs(theirs), 1e-3):
             raise NoFastStep(f"its loss of {ours:.4f} is not the model's own {theirs:.4f}")
 

@@ -74,6 +74,16 @@ def find_groups(layer: Any, number: int) -> dict[str, Group]:
     return groups
 
 
+def find_missing(layer: Any) -> str:
+    """The projection that a layer lacks, or that keeps its weight under another name, as foreign 4-bit formats do."""
+    for block, names in KINDS.values():
+        for name in names:
+            module = getattr(getattr(layer, block, None), name, None)
+            if getattr(_base(module), "weight", None) is None:
+                return name
+    return ""
+
+
 def is_adapted(module: Any) -> bool:
     return hasattr(module, "lora_A") and "default" in module.lora_A
 
@@ -155,7 +165,10 @@ class Adapters:
 
 
 class Weights:
-    """The widened weights: all of them resident, or unpacked anew for each use into one buffer for each kind."""
+    """The widened weights: all of them resident, or unpacked anew for each use into one buffer for each kind and shape.
+
+    Layers differ in shape where an earlier job's adapters differ in rank from layer to layer.
+    """
 
     def __init__(self, groups: list[Group], ops: Any, dtype: Any, device: Any, resident: bool) -> None:
         self._ops = ops
@@ -163,14 +176,14 @@ class Weights:
         self.resident = resident
         self._groups = groups
         self._kept: dict[int, Any] = {}
-        self._buffers: dict[str, Any] = {}
+        self._buffers: dict[tuple[str, int], Any] = {}
         for group in groups:
             shape = (sum(group.sizes), group.columns)
             if resident:
                 self._kept[group.site] = torch.zeros(shape, dtype=dtype, device=device)
                 self._unpack(group, self._kept[group.site])
-            elif group.kind not in self._buffers:
-                self._buffers[group.kind] = torch.zeros(shape, dtype=dtype, device=device)
+            elif (group.kind, group.columns) not in self._buffers:
+                self._buffers[group.kind, group.columns] = torch.zeros(shape, dtype=dtype, device=device)
 
     def _unpack(self, group: Group, target: Any) -> None:
         start = 0
@@ -186,7 +199,7 @@ class Weights:
     def of(self, group: Group) -> Any:
         if self.resident:
             return self._kept[group.site]
-        target = self._buffers[group.kind]
+        target = self._buffers[group.kind, group.columns]
         self._unpack(group, target)
         self._ops.place_up(group.up, group.sizes, target, group.width)
         return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import tempfile
@@ -18,12 +19,13 @@ from .config import TrainConfig
 from .costs import Costs
 from .curves import find_notes
 from .data import Encoded, Row, encode, load_rows
+from .earlier_adapter import folder_with_adapter, read_adapter
 from .environment import import_libraries, prepare_environment, process_count
 from .evaluate import AbandonedError
 from .failure import JobError
 from .log import is_first_process, say, warn
 from .manifest import describe_end, describe_start, device_name, make_manifest, make_origin, peak_memory_gib
-from .model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
+from .model import attach_adapters, check_ids, choose_dtype, find_base, load_base, load_tokenizer, safe_pad_id
 from .paths import Paths, resolve_paths
 from .publication import check_publication
 from .stand_in import make_stand_in
@@ -51,10 +53,11 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     say(f"Rows: {len(train_rows)} train, {len(eval_rows)} eval, {len(test_rows)} test.")
     if end_unchanged(champion, origin, config, paths, publication):
         return
+    config = keep_biases(config, paths.adapter)
     check_challenge(champion, config, len(test_rows or eval_rows))
 
     # the newest whole checkpoint of this recipe and data, if the run has one
-    if is_first_process():
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # each machine of a job has a folder of its own
         paths.checkpoints.mkdir(parents=True, exist_ok=True)
         clean_staging(paths.checkpoints)
     resume = find_newest(paths.checkpoints, origin)
@@ -89,16 +92,20 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     model = attach_adapters(load_base(base, config), base, config, paths)
     trainable, total = model.get_nb_trainable_parameters()
     say(f"Model: {trainable:,} of {total:,} parameters are trained, on {device_name()}.")
+    check_ids([*train, *evaluation, *test], model.config.vocab_size, base)
     length = config.max_length if config.padding == "max_length" else 0
     padding = Padding(safe_pad_id(tokenizer, model.config.vocab_size), length)
 
     # training, from the checkpoint on where there is one
     schedule = make_schedule(config, len(train), process_count(os.environ))
+    if doubt := config.find_doubt(schedule.total):
+        warn(f"{doubt}.")
     dtype = choose_dtype(config)
     trainer = make_trainer(
         model, tokenizer, padding, train, evaluation, config, schedule, paths, origin, stopping, dtype, costs,
         resume.path if resume else None,
     )  # fmt: skip
+    check_same_start(trainer.accelerator, resume.step if resume else 0)
     _say_optimizer(config, trainer.optimizer_name)
     say(
         f"Training: {schedule.total} steps, {schedule.per_epoch} an epoch, "
@@ -167,6 +174,28 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
         raise JobError(problem)
 
 
+def keep_biases(config: TrainConfig, adapter: Path | None) -> TrainConfig:
+    """Whether biases are trained is said by an adapter that is continued from, as everything else about it is."""
+    if adapter is None:
+        return config
+    bias: Any = read_adapter(folder_with_adapter(adapter)).bias
+    return dataclasses.replace(config, lora_bias=bias)
+
+
+def check_same_start(accelerator: Any, step: int) -> None:
+    """Every process finds its checkpoint alone, and one may look while another puts a folder back that a kill left."""
+    if accelerator.num_processes == 1:
+        return
+    import torch
+
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise JobError(
+            f"The processes of the job would go on from different steps ({', '.join(map(str, steps))}), so nothing was "
+            "trained. Submit it again: what an interrupted save left behind is in its place now."
+        )
+
+
 def check_eval_rows(config: TrainConfig, rows: int) -> None:
     """Settings that go by the eval loss would do nothing without rows to take it from."""
     if not rows and (config.load_best_model_at_end or config.early_stopping_patience):
@@ -178,7 +207,13 @@ def check_eval_rows(config: TrainConfig, rows: int) -> None:
 
 def _write_outcome(paths: Paths, manifest: dict[str, Any]) -> None:
     """Beside the checkpoints, where the launcher reads it: SageMaker calls a job that stopped by itself Completed."""
-    found = {"outcome": manifest["outcome"], "steps": manifest["steps_done"]}
+    found = {
+        "job": manifest["job"],
+        "outcome": manifest["outcome"],
+        "reason": manifest["reason"],
+        "steps": manifest["steps_done"],
+        "steps_total": manifest["steps_total"],
+    }
     write_json(paths.checkpoints / "outcome.json", found)
 
 

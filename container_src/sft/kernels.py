@@ -6,13 +6,19 @@ Sums and functions are in float32, what is stored is in bfloat16. Rows must come
 # imported only where a GPU runs the fast step; triton comes with torch there
 from __future__ import annotations
 
+from subprocess import CalledProcessError
 from typing import Any
 
 import torch  # noqa: TID253
 import triton
 import triton.language as tl
+from triton.errors import TritonError
 
 from .reference import threshold_of
+
+# Triton's own are what it cannot compile (CompilationError) and what the GPU has too little of (OutOfResources); the
+# others come from the C compiler that it calls, and from the folder that it keeps the results in.
+REFUSALS = (RuntimeError, TritonError, CalledProcessError, OSError)
 
 
 @triton.jit
@@ -118,13 +124,19 @@ def drop_down(
 ) -> None:
     members, rank, width = down.shape
     seed, share = dropout
+    ranks = _padded(rank)
     copies = copy is not None
     target = copy if copies else x
     _drop_down[(x.shape[0] // 16, members)](
         x, down, out, target, seed, site, scale / (1 - share), width, rank, x.stride(0), out.stride(0),
-        target.stride(0), THRESHOLD=threshold_of(share), COPIES=copies, R=_padded(rank), ROWS=16, BLOCK=256,
-        num_warps=4, num_stages=3,
+        target.stride(0), THRESHOLD=threshold_of(share), COPIES=copies, R=ranks, ROWS=16,
+        BLOCK=down_block(ranks), num_warps=4, num_stages=3,
     )  # fmt: skip
+
+
+def down_block(ranks: int) -> int:
+    """Columns of one pass: three tiles of 256 columns for 128 ranks are more than an A10G's shared memory holds."""
+    return 256 if ranks <= 64 else 128
 
 
 @triton.jit

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Origin
-from .config import NOT_SHAPING, TrainConfig, section_of
+from .config import TrainConfig, find_shaping
 from .data import Row
+from .earlier_adapter import folder_with_adapter
 from .environment import library_versions
-from .model import Base, describe_quantisation, folder_with_adapter
+from .model import Base, describe_quantisation
 from .steps import Schedule
 from .stop import ANOTHER
 
@@ -23,13 +24,8 @@ from .stop import ANOTHER
 def make_origin(config: TrainConfig, rows: list[Row], published: str = "") -> Origin:
     """The digests that the launcher sent, or, for a job started by hand, ones made here. A scheduled job's request is
     frozen, so the digest of its data comes with the data."""
-    settings = {
-        item.name: getattr(config, item.name)
-        for item in dataclasses.fields(config)
-        if section_of(item.name)[0] not in NOT_SHAPING
-    }
     return Origin(
-        recipe_digest=config.recipe_digest or _digest(settings),
+        recipe_digest=config.recipe_digest or _digest(find_shaping(config)),
         data_digest=published or config.data_digest or _digest([row.fields for row in rows]),
     )
 

@@ -67,7 +67,7 @@ class Setting:
     graph: bool = True
 
     def __str__(self) -> str:
-        base = "the base resident in bfloat16" if self.resident else "the base unpacked from 4 bits layer by layer"
+        base = "the base resident" if self.resident else "the base laid out layer by layer"
         recomputes = ", activations recomputed" if self.checkpointing else ""
         graph = "CUDA graphs" if self.graph else "no CUDA graphs"
         return f"packed rows of up to {self.tokens:,} tokens, {base}{recomputes}, {graph}"

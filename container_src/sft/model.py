@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .architectures import find_tied, holds_tokenizer
 from .config import TrainConfig
+from .data import Encoded
+from .earlier_adapter import AdapterError, find_doubt, folder_with_adapter, read_adapter, refuse_misfit
 from .failure import JobError
 from .fast_conditions import choose_arithmetic
 from .log import say, warn
@@ -58,10 +61,17 @@ def _refusals(base: Base) -> Iterator[None]:
 def load_tokenizer(base: Base, config: TrainConfig) -> Any:
     from transformers import AutoTokenizer
 
-    with _refusals(base):
-        tokenizer = AutoTokenizer.from_pretrained(
-            base.source, revision=base.revision or "main", trust_remote_code=False
-        )
+    if Path(base.source).is_dir() and not holds_tokenizer(Path(base.source)):
+        raise _no_tokenizer(base)
+    try:
+        with _refusals(base):
+            tokenizer = AutoTokenizer.from_pretrained(
+                base.source, revision=base.revision or "main", trust_remote_code=False
+            )
+    except TypeError as error:
+        if "NoneType" not in str(error):
+            raise
+        raise _no_tokenizer(base) from error  # how the library says that it found none of its files
     if tokenizer.eos_token is None:
         raise ModelError(f"The tokenizer of {base.source} has no end token, so the model could not learn to stop.")
     tokenizer.padding_side = "right"
@@ -70,6 +80,24 @@ def load_tokenizer(base: Base, config: TrainConfig) -> Any:
     elif tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _no_tokenizer(base: Base) -> ModelError:
+    return ModelError(
+        f"{base.source} holds no tokenizer. Put its files, such as tokenizer.json or tokenizer.model, beside its "
+        "config.json."
+    )
+
+
+def check_ids(rows: Iterable[Encoded], vocabulary: int, base: Base) -> None:
+    """On a GPU an id past the embedding's end is an assertion deep in a kernel."""
+    largest = max((max(row.input_ids) for row in rows), default=0)
+    if largest >= vocabulary:
+        raise ModelError(
+            f"The tokenizer of {base.source} makes token {largest} of the rows, and the model's embedding ends at "
+            f"{vocabulary - 1}: tokens were added without resizing it. Use the tokenizer that the model came with, or "
+            "call resize_token_embeddings and save the model again."
+        )
 
 
 def safe_pad_id(tokenizer: Any, vocabulary: int) -> int:
@@ -202,18 +230,37 @@ def _quantisation(config: TrainConfig, dtype: Any) -> Any:
 
 def attach_adapters(model: Any, base: Base, config: TrainConfig, paths: Paths) -> Any:
     """New adapters, or those of an earlier job to continue from. They are kept in float32 whatever the base is in."""
-    from peft import PeftModel, get_peft_model
+    from peft import get_peft_model
 
     if paths.adapter is not None:
-        say(f"Continuing from the adapter in {paths.adapter}; its own rank, alpha and modules hold.")
-        with _refusals(base):
-            adapted = PeftModel.from_pretrained(model, str(folder_with_adapter(paths.adapter)), is_trainable=True)
+        say(f"Continuing from the adapter in {paths.adapter}; its own rank, alpha, modules and biases hold.")
+        adapted = _load_adapters(model, base, config.model_name_or_path, folder_with_adapter(paths.adapter))
     else:
         check_targets(model, config)
+        check_untied(model.config.to_dict(), config)
         adapted = get_peft_model(model, _lora(config))
     # peft puts the folder that the base was loaded from, which ends with the job
     adapted.peft_config["default"].base_model_name_or_path = base.name
     return adapted
+
+
+def _load_adapters(model: Any, base: Base, name: str, folder: Path) -> Any:
+    from peft import PeftModel
+
+    earlier = read_adapter(folder)
+    refuse_misfit(earlier, name, model.config.to_dict())
+    if doubt := find_doubt(earlier, name):
+        warn(f"{doubt[0].upper()}{doubt[1:]}.")
+    try:
+        with _refusals(base):
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise AdapterError(
+            f"The adapter to continue from was made for another base than {name}: {earlier.base or 'unknown'}. "
+            "Name an adapter of this model, or the model that it was made for."
+        ) from error
 
 
 def _lora(config: TrainConfig) -> Any:
@@ -229,15 +276,6 @@ def _lora(config: TrainConfig) -> Any:
     )
 
 
-def folder_with_adapter(folder: Path) -> Path:
-    found = sorted(folder.rglob("adapter_config.json"), key=lambda path: len(path.parts))
-    if not found:
-        raise ModelError(
-            f"The adapter channel {folder} holds no adapter_config.json. Give it an extracted model.tar.gz."
-        )
-    return found[0].parent
-
-
 def check_targets(model: Any, config: TrainConfig) -> None:
     """peft passes over a target that does not exist as long as another does: fewer adapters than the recipe says."""
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
@@ -249,6 +287,14 @@ def check_targets(model: Any, config: TrainConfig) -> None:
         raise ModelError(
             f"lora_target_modules names {', '.join(missing)}, which this model does not have. "
             f"It has {', '.join(sorted(linear))}."
+        )
+
+
+def check_untied(model: Mapping[str, Any], config: TrainConfig) -> None:
+    if tied := find_tied(model, config.target_modules):
+        raise ModelError(
+            f"lora_target_modules names {' and '.join(tied)}, but embed_tokens and lm_head of this model are one "
+            "matrix: the adapter could not be merged. Leave them out; the projections are what QLoRA trains."
         )
 
 

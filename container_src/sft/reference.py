@@ -13,6 +13,8 @@ from typing import Any
 import torch  # noqa: TID253
 from torch.nn import functional  # noqa: TID253
 
+# what the operations raise where this machine cannot do them; anything else is an error of ours
+REFUSALS = (RuntimeError,)
 WORD = 0xFFFFFFFF
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 

@@ -11,6 +11,7 @@ from .batches import StepDataset
 from .evaluate import sum_tokens
 from .fast_step import FastStep, NoFastStep
 from .log import say, warn
+from .out_of_memory import is_out_of_memory, shorten
 
 
 class StepRunner:
@@ -33,7 +34,8 @@ class StepRunner:
                 return loss / step["trained"], rights
             except NoFastStep as why:
                 warn(f"No fast step: {why}. Training goes on by the plain path, from the same state.")
-                self._fast = None
+            self._fast.forget()  # here: the exception held what is given back
+            self._fast = None
         if not step["batches"]:
             step = {**step, "batches": self._dataset.pad(step["encoded"])}
         return self._run_plainly(model, self._trainer._prepare_inputs({**step, "encoded": ()}))
@@ -51,10 +53,10 @@ class StepRunner:
             state = _random_state()
             try:
                 return self._run_batches(model, step)
-            except torch.OutOfMemoryError as error:
-                if not self._may_step_down(step):
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or not self._may_step_down(step):
                     raise
-                problem = str(error).split(". ")[0]
+                problem = shorten(error)
             # the weights are as they were: only the gradients and the random state have moved
             model.zero_grad()
             _restore(state)

@@ -38,6 +38,7 @@ from .manifest import peak_memory_gib
 from .meter import Meter
 from .metric_lines import MetricLines
 from .paths import Paths
+from .scoring import Scoring
 from .step_runner import StepRunner
 from .steps import Schedule, make_steps
 from .stop import Stopping
@@ -158,20 +159,14 @@ class StepTrainer(trl.SFTTrainer):
 
     def score(self, rows: list[Encoded]) -> RowScores:
         """Raises AbandonedError when the job is asked to stop meanwhile."""
-        try:
-            return self._score(rows)
-        except torch.OutOfMemoryError:
-            if not self.runner.give_way():
-                raise
-        return self._score(rows)
+        return self.scoring.run(functools.partial(self._score, rows), len(rows))
 
     def has_time_to_score(self, rows: list[Encoded]) -> bool:
         """By the seconds of the last evaluation; also where there was none."""
         length = sum(len(row.input_ids) for row in self.eval_dataset or [])
         return self.after_step.has_time_for(sum(len(row.input_ids) for row in rows) / length if length else 0.0)
 
-    def _score(self, rows: list[Encoded]) -> RowScores:
-        size = self._config.per_device_eval_batch_size
+    def _score(self, rows: list[Encoded], size: int) -> RowScores:
         return score_rows(self.model, rows, self._padding, size, self.accelerator, self.after_step.should_stop)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -302,6 +297,7 @@ def make_trainer(
     encoded = [[train[index] for index in step] for step in steps]
     fast = None if reason else FastStep(model, encoded, config.seed, dtype)
     trainer.runner = StepRunner(trainer, dataset, fast, reason)
+    trainer.scoring = Scoring(config.per_device_eval_batch_size, args.world_size, trainer.runner.give_way)
     trainer.after_step = AfterStep(schedule, stopping, trainer.accelerator)
     trainer.add_callback(trainer.after_step if evaluation else trainer.after_step.without_evaluation())
     board = _find_board(trainer)

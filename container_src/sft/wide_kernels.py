@@ -112,17 +112,20 @@ def _cross_entropy(logits, targets, trained, losses, rights, width, BLOCK: tl.co
         tl.store(rights + row, 0.0)
     else:
         top = float("-inf")
+        first = width  # where the top is; of equals the first, as argmax has it
         total = 0.0
         for start in range(0, width, BLOCK):
             columns = start + places
             values = tl.load(line + columns, columns < width, float("-inf")).to(tl.float32)
-            higher = tl.maximum(top, tl.max(values))
+            peak = tl.max(values)
+            first = tl.where(peak > top, tl.min(tl.where(values == peak, columns, width)), first)
+            higher = tl.maximum(top, peak)
             total = total * tl.exp(top - higher) + tl.sum(tl.exp(values - higher))
             top = higher
         wanted = tl.load(line + target).to(tl.float32)
         tl.debug_barrier()  # every thread has the target's logit before it is written over
         tl.store(losses + row, top + tl.log(total) - wanted)
-        tl.store(rights + row, (wanted >= top).to(tl.float32))
+        tl.store(rights + row, (target == first).to(tl.float32))
         weight = 1.0 / tl.load(trained).to(tl.float32)
         for start in range(0, width, BLOCK):
             columns = start + places

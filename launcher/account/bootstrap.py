@@ -12,8 +12,9 @@ from launcher.aws import buckets, schedules, secrets, stacks
 from launcher.aws.errors import explained
 from launcher.aws.session import Session, check_region
 from launcher.aws.site import stack_name
+from launcher.aws.site_checks import arn_part
 from launcher.aws.stacks import Change, ChangeSet, Event, Stack
-from launcher.errors import SiteError
+from launcher.errors import LauncherError, SiteError
 from launcher.progress import Say, silent
 
 # A stack that only holds a proposal is as good as none.
@@ -21,6 +22,11 @@ EMPTY = "REVIEW_IN_PROGRESS"
 DEAD_ENDS = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 DELETED = "DELETE_COMPLETE"
 SIGNS = {TRAINING: "LauncherPolicyArn", SCHEDULE: "SchedulesPolicyArn"}
+# What the training stack allows people, the stack of schedules allows its role: nothing more, and nothing less.
+LIMITS = ("InstanceTypes", "MaxRuntime")
+ARN_NAMES = {"KmsKeyArn": "The key", "HfSecretArn": "The secret", "ImageRepositoryArn": "The repository"}
+BUCKET_EXPRESSION = '!Sub "launcher-${AWS::AccountId}-${AWS::Region}"'
+TLS_ONLY = "TlsOnly"  # the one statement of the bucket's policy
 GOOD_ENDS = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
@@ -38,12 +44,35 @@ class Proposal:
     def changes(self) -> tuple[Change, ...]:
         return self.change_set.changes
 
+    @property
+    def bucket(self) -> str:
+        return bucket_name(self.account, self.session.region)
+
+    def _lift_policy(self) -> str:
+        """Off a bucket that is taken up again: CloudFormation imports the bucket, and makes no second policy for it."""
+        actions = {change.resource: change.action for change in self.changes}
+        if (actions.get("Bucket"), actions.get("BucketPolicy")) != ("import", "add"):
+            return ""
+        return buckets.lift_policy(self.session, self.bucket, TLS_ONLY)
+
+    def _put_back(self, policy: str) -> None:
+        if policy:
+            buckets.put_policy(self.session, self.bucket, policy)
+
     def carry_out(self, say: Say = silent) -> Stack:
-        events = stacks.execute(self.session, self.change_set)
+        policy = self._lift_policy()
+        try:
+            events = stacks.execute(self.session, self.change_set)
+        except LauncherError:
+            self._put_back(policy)
+            raise
         self.is_open = False
         again = f"`launcher teardown --stack-name {self.name}` takes away what is left; then bootstrap again."
         after = again if self.change_set.is_new else "The stack is as it was before."
-        _follow(self.name, events, GOOD_ENDS, after, say)
+        seen = _follow(self.name, events, say)
+        if not _has_ended(seen, GOOD_ENDS):
+            self._put_back(policy)
+        _check_end(self.name, seen, GOOD_ENDS, after)
         return _existing(self.session, self.name)
 
 
@@ -51,13 +80,17 @@ class Proposal:
 def proposed(session: Session, name: str, given: dict[str, str], template: str = TRAINING) -> Iterator[Proposal]:
     """A proposal that is taken back unless it was carried out. Parameters that are not given stay as they are."""
     check_region(session.region)
+    check_arns(given, session.region)
     account = find_account(session)
     found = stacks.find_stack(session, name)
     is_new = found is None or found.status == EMPTY
     if found is not None:
         check_changeable(found, template)
+    if is_new and template == TRAINING:
+        check_alone(session, account)
     parameters = make_parameters(template, session.region, {} if is_new or found is None else found.parameters, given)
-    change_set = stacks.make_change_set(session, name, template_text(template), parameters, is_new=is_new)
+    text = make_text(template, account, session.region)
+    change_set = stacks.make_change_set(session, name, text, parameters, is_new=is_new)
     proposal = Proposal(session, account, name, change_set, is_open=not change_set.nothing_to_do)
     try:
         yield proposal
@@ -69,7 +102,15 @@ def proposed(session: Session, name: str, given: dict[str, str], template: str =
 def schedule_parameters(training: Stack) -> dict[str, str]:
     """What the stack of schedules takes over from the training stack."""
     outputs = training.outputs
-    return {"JobRoleName": outputs["RoleName"], "NoticeTopicArn": outputs["TopicArn"]}
+    limits = {name: training.parameters[name] for name in LIMITS if name in training.parameters}
+    return {"JobRoleName": outputs["RoleName"], "NoticeTopicArn": outputs["TopicArn"], **limits}
+
+
+def has_other_limits(session: Session, training: Stack) -> bool:
+    """Whether schedules of this stack may start other types, or run longer, than people may; or not as much."""
+    found = _find_schedules_of(session, training)
+    wanted = schedule_parameters(training)
+    return found is not None and any(found.parameters.get(name) != wanted.get(name) for name in LIMITS)
 
 
 def make_parameters(template: str, region: str, earlier: dict[str, str], given: dict[str, str]) -> dict[str, str]:
@@ -80,6 +121,50 @@ def make_parameters(template: str, region: str, earlier: dict[str, str], given: 
         defaults["ImageRegistry"] = images.REGISTRIES.get(region, images.HOME_REGISTRY)
     kept = {name: value for name, value in earlier.items() if name in known}
     return {**defaults, **kept, **given}
+
+
+def bucket_name(account: str, region: str) -> str:
+    return f"launcher-{account}-{region}"
+
+
+def make_text(template: str, account: str, region: str) -> str:
+    """The template as it is sent: a bucket that was left behind is imported only where its name is no expression."""
+    return template_text(template).replace(BUCKET_EXPRESSION, f'"{bucket_name(account, region)}"')
+
+
+def check_alone(session: Session, account: str) -> None:
+    """The bucket's name holds account and region alone, so a second stack would fail at it half-way."""
+    bucket = bucket_name(account, session.region)
+    if other := stacks.find_exporter(session, "-BucketName", bucket):
+        raise SiteError(
+            f"{session.region} has a stack of the launcher's already: {other}, whose bucket is {bucket}. "
+            "There is one in a region.",
+            hint=f"`launcher bootstrap --stack-name {other}` changes it; with LAUNCHER_STACK={other} submit finds it. "
+            "Or take another --region. Nothing was changed.",
+        )
+
+
+def check_arns(given: dict[str, str], region: str) -> None:
+    """A bucket, a job and its image take keys, secrets and repositories of their own region only."""
+    for name, arn in _iter_arns(given):
+        if (there := arn_part(arn, 3)) != region:
+            raise SiteError(
+                f"{ARN_NAMES[name]} {arn} lies in {there}, and the stack is to be in {region}.",
+                hint=f"Name one of {region}, or take another --region. Nothing was changed.",
+            )
+
+
+def list_foreign(given: dict[str, str], account: str) -> list[str]:
+    """What belongs to another account, and works only where that account lets this one in."""
+    return [
+        f"{ARN_NAMES[name]} {arn} belongs to account {owner}: its own policy must let account {account} in"
+        for name, arn in _iter_arns(given)
+        if (owner := arn_part(arn, 4)) != account
+    ]
+
+
+def _iter_arns(given: dict[str, str]) -> Iterator[tuple[str, str]]:
+    return ((name, given[name]) for name in ARN_NAMES if given.get(name))
 
 
 def is_ours(stack: Stack, template: str) -> bool:
@@ -149,7 +234,8 @@ class Removal:
 
     def carry_out(self, say: Say = silent) -> None:
         events = stacks.delete(self.session, self.stack)
-        _follow(self.stack.name, events, (DELETED,), "Then `launcher teardown` again.", say)
+        seen = _follow(self.stack.name, events, say)
+        _check_end(self.stack.name, seen, (DELETED,), "Then `launcher teardown` again.")
         if self.bucket and not self.keeps_bucket:
             buckets.delete_bucket(self.session, self.bucket)
 
@@ -202,10 +288,26 @@ def _existing(session: Session, name: str) -> Stack:
     return stack
 
 
-def _follow(name: str, events: Iterator[Event], good: tuple[str, ...], after_failure: str, say: Say) -> None:
+def _follow(name: str, events: Iterator[Event], say: Say) -> list[Event]:
     seen = []
-    for event in events:
-        seen.append(event)
-        say(f"{event.status:<20} {event.resource}" + (f": {event.reason}" if event.failed else ""))
-    if not seen or seen[-1].status not in good:
+    on = f"The stack {name} goes on without you; the same command again tells where it is."
+    try:
+        for event in events:
+            seen.append(event)
+            say(f"{event.status:<20} {event.resource}" + (f": {event.reason}" if event.failed else ""))
+    except KeyboardInterrupt:
+        say(on)
+        raise
+    except LauncherError as error:  # of the look at it, as when the sign-in has ended meanwhile
+        error.hint += f" {on}"
+        raise
+    return seen
+
+
+def _has_ended(seen: list[Event], good: tuple[str, ...]) -> bool:
+    return bool(seen) and seen[-1].status in good
+
+
+def _check_end(name: str, seen: list[Event], good: tuple[str, ...], after_failure: str) -> None:
+    if not _has_ended(seen, good):
         raise stacks.explain_failure(name, seen, after_failure)

@@ -9,14 +9,18 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from launcher import hub, images
+from launcher.account.doctor_job import check_job
 from launcher.account.doctor_rights import check_model_in_s3, check_permissions, check_role, check_token
 from launcher.account.doctor_scene import (
+    BREAKS,
     DENIED,
     LIMIT_S,
     Finding,
     MakeClient,
     Scene,
+    broken,
     code_of,
+    find_region_problem,
     missing,
     ok,
     only_on_aws,
@@ -51,29 +55,32 @@ def examine(recipe: Recipe, *, make_client: MakeClient | None = None) -> list[Fi
 
 
 def is_healthy(findings: list[Finding]) -> bool:
-    return all(finding.state != "missing" for finding in findings)
+    return all(finding.state not in ("missing", "broken") for finding in findings)
 
 
 def _make_scene(recipe: Recipe, make_client: MakeClient | None) -> Scene:
-    scene = Scene(recipe, make_client=make_client)
+    scene = Scene(recipe, make_client=make_client, region_problem=find_region_problem(""))
     try:
         with explained("looking for a region and credentials"):
             scene.region = LOCAL_SITE.region if scene.is_local else recipe.compute.region or find_region()
+            scene.region_problem = find_region_problem(scene.region)
             if not make_client:
-                scene.session = open_session(recipe.compute.place, scene.region or ANY_REGION)
+                scene.session = open_session(recipe.compute.place, ANY_REGION if scene.region_problem else scene.region)
     except LauncherError as error:
         scene.problem = error
     return scene
 
 
 def _guarded(name: str, check: Callable[[Scene], Finding], scene: Scene) -> Callable[[], Finding]:
-    """A check that could not ask is unknown, not missing; the others go on."""
+    """A check that could not ask is unknown, not missing, and one that breaks is said to; the others go on."""
 
     def run() -> Finding:
         try:
             return dataclasses.replace(check(scene), name=name)
         except LauncherError as error:
             return Finding(name, "unknown", f"not checked: {error.message}", error.hint)
+        except BREAKS as error:
+            return dataclasses.replace(broken(error), name=name)
 
     return run
 
@@ -87,8 +94,8 @@ def check_identity(scene: Scene) -> Finding:
 
 
 def check_region(scene: Scene) -> Finding:
-    if not scene.region:
-        return missing("none is set", "Set compute.region in the recipe, AWS_REGION, or one in ~/.aws/config.")
+    if problem := scene.region_problem:
+        return missing(problem.message, problem.hint)
     return ok(scene.region)
 
 
@@ -121,8 +128,8 @@ def check_places(scene: Scene) -> Finding:
     """Keys and secrets named by ARN lie in the job's region; role, bucket and image have checks of their own."""
     if scene.is_local:
         return only_on_aws()
-    if not scene.region:
-        return unknown("no region is set, so nothing can be of another", "Mend the region first.")
+    if scene.region_problem:
+        return unknown("the job has no region, so nothing can be of another", "Mend the region first.")
     wrong = [found for found in find_elsewhere(scene.recipe, scene.region) if found[0] != "image.uri"]
     if not wrong:
         return ok(f"no key and no secret of another region than {scene.region}")
@@ -224,6 +231,8 @@ def check_model(scene: Scene) -> Finding:
     try:
         token = places.fetch_secret(client, config.hf_token_secret)
     except SiteError as error:
+        if not code_of(error):
+            return missing(error.message, error.hint)
         if code_of(error) not in DENIED:
             raise
         return unknown(
@@ -248,6 +257,8 @@ def check_price(scene: Scene) -> Finding:
     priced = [(name, price) for name, price in zip(types, found, strict=True) if price]
     unpriced = [name for name, price in zip(types, found, strict=True) if price is None]
     words = [f"{name}: ${price.usd_per_hour:,.3f} an hour ({price.source})" for name, price in priced]
+    if scene.recipe.compute.max_cost and any(price.is_elsewhere for _, price in priced):
+        return missing("; ".join(words), "compute.max_cost needs this region's price: pricing:GetProducts looks it up.")
     if unpriced:
         return unknown("; ".join([f"there is no price for {', '.join(unpriced)} here", *words]), "Check its name.")
     return ok("; ".join(words))
@@ -264,9 +275,9 @@ def _find_price(scene: Scene, instance: str) -> Price | None:
 
 
 NAMES = (
-    "identity", "region", "role", "permissions", "bucket", "places", "quota", "image", "model", "token", "price",
+    "identity", "region", "role", "job", "permissions", "bucket", "places", "quota", "image", "model", "token", "price",
 )  # fmt: skip
 CHECKS = (
-    check_identity, check_region, check_role, check_permissions, check_bucket, check_places, check_quota, check_image,
-    check_model, check_token, check_price,
+    check_identity, check_region, check_role, check_job, check_permissions, check_bucket, check_places, check_quota,
+    check_image, check_model, check_token, check_price,
 )  # fmt: skip

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from launcher.account.doctor_job import SECURE, USE_KEY, key_arn, through_s3
 from launcher.account.doctor_scene import DENIED, LIMIT_S, Finding, Scene, code_of, missing, ok, only_on_aws, unknown
 from launcher.aws import identity, secrets
+from launcher.aws.errors import POLICY_LIMITS
 from launcher.aws.identity import Permission
 from launcher.aws.quick import run_together
 from launcher.aws.s3 import split_uri
 from launcher.errors import CloudError, LauncherError, SiteError
-from launcher.recipe import Recipe
 from launcher.retraining import gate_rights
 
 LOG_STREAMS = "log-group:/aws/sagemaker/TrainingJobs:log-stream:*"
-SECURE = {"aws:SecureTransport": "true"}
+KEY_FIX = (
+    "The stack's second policy, LauncherKeyPolicyArn, allows the stack's key: have it attached beside the first "
+    "(`launcher bootstrap` prints both)."
+)
 
 
 def check_role(scene: Scene) -> Finding:
@@ -70,13 +76,19 @@ def check_permissions(scene: Scene) -> Finding:
             f"arn:{scene.partition}:iam::{who.account}:role/{who.role_name} (with its path, if it has one). "
             "bootstrap's policy gives both to users and to roles of IAM Identity Center.",
         )
-    wanted, context = wanted_permissions(scene), submit_context(scene.recipe)
+    wanted, context = wanted_permissions(scene), submit_context(scene)
     calls = [lambda part=part: identity.find_denied(iam, principal, part, context) for part in wanted]
     found = run_together(calls, LIMIT_S, _no_answer)
     denied = [f"{name}{_place(part)}" for part, names in zip(wanted, found, strict=True) for name in names]
     if denied:
-        return missing(f"{principal} may not: {', '.join(denied)}", "Ask your administrator to allow these.")
+        return missing(f"{principal} may not: {', '.join(denied)}", _fix_of(denied))
     return ok(f"all {sum(len(part.actions) for part in wanted)} that the launcher needs")
+
+
+def _fix_of(denied: list[str]) -> str:
+    words = " ".join(denied)
+    hints = [POLICY_LIMITS] * ("sagemaker:CreateTrainingJob" in words) + [KEY_FIX] * ("kms:" in words)
+    return " ".join([*hints, "Ask your administrator to allow these."])
 
 
 def _no_answer(number: int) -> list[str]:
@@ -85,12 +97,16 @@ def _no_answer(number: int) -> list[str]:
 
 def _place(part: Permission) -> str:
     """Which folder a right on objects is about; of everything else there is one of a kind."""
+    if ":kms:" in part.resource:
+        return f" on {part.resource}"
     path = part.resource.partition(":s3:::")[2]
     return f" on {path.rpartition('/')[0]}/" if "/" in path else ""
 
 
-def submit_context(recipe: Recipe) -> dict[str, identity.Context]:
+def submit_context(scene: Scene) -> dict[str, identity.Context]:
     """What AWS knows of the requests of a submit, beside their action and resource."""
+    recipe = scene.recipe
+    through: Mapping[str, identity.Context] = through_s3(scene) if scene.bucket_key or recipe.output.kms_key else {}
     return {
         "iam:PassedToService": identity.SERVICE,
         "sagemaker:InstanceTypes": recipe.compute.instances,
@@ -98,6 +114,7 @@ def submit_context(recipe: Recipe) -> dict[str, identity.Context]:
         "sagemaker:TaggingAction": "CreateTrainingJob",
         "aws:ResourceTag/launcher:run": "x",
         **SECURE,
+        **through,
     }
 
 
@@ -121,6 +138,10 @@ def wanted_permissions(scene: Scene) -> list[Permission]:
             Permission(("s3:PutObject", "s3:DeleteObject"), f"{folder}/data/x"),
             Permission(("s3:PutObject", "s3:DeleteObject"), f"{folder}/runs/x"),
         ]
+    if scene.bucket_key:
+        wanted.append(Permission(USE_KEY, scene.bucket_key))
+    if (output_key := key_arn(scene, scene.recipe.output.kms_key)) and output_key != scene.bucket_key:
+        wanted.append(Permission(("kms:Decrypt",), output_key))  # to fetch what the job leaves
     return wanted
 
 

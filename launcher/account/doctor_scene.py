@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from launcher.aws.errors import explained
 from launcher.aws.identity import Identity, fetch_identity
 from launcher.aws.quick import Task, make_quick_client
-from launcher.aws.session import Session
+from launcher.aws.session import Session, check_region
 from launcher.aws.site import LOCAL_SITE, find_role_and_bucket, named_role_and_bucket, stack_name
 from launcher.errors import CloudError, CredentialsError, LauncherError, SiteError
 from launcher.recipe import Recipe
 
-State = Literal["ok", "missing", "unknown", "skipped"]
+State = Literal["ok", "missing", "unknown", "skipped", "broken"]
+# How our reading of an answer ends where that has another shape than AWS documents; and how a slip of ours ends, too.
+BREAKS = (LookupError, TypeError, ValueError, AttributeError, OSError)
 FIRST_S = 1.8  # for who is signed in and for the stack, on which other checks hang
 LIMIT_S = 2.0  # for all checks once it is known who is signed in; what has not answered by then is said to be unknown
 GRACE_S = 0.4  # for them where nobody answered: there is nothing left to wait for but the Hub
@@ -28,7 +32,7 @@ MakeClient = Callable[[str, str], Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: "unknown" is what could not be asked, "skipped" what this place does not have."""
+    """One line: "unknown" is what could not be asked, "skipped" what this place does not have, "broken" a bug."""
 
     name: str
     state: State
@@ -49,8 +53,29 @@ def unknown(text: str, fix: str = "", link: str = "") -> Finding:
     return Finding("", "unknown", text, fix, link)
 
 
+def broken(error: Exception) -> Finding:
+    """A check that ended as nobody meant it to: said with its place, and never taken for an answer."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return Finding(
+        "",
+        "broken",
+        f"this check ended in {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})",
+        "The other lines stand. This is a bug of the launcher, or an answer that AWS does not document: report it.",
+    )
+
+
 def only_on_aws() -> Finding:
     return Finding("", "skipped", "the local endpoint needs none")
+
+
+def find_region_problem(region: str) -> LauncherError | None:
+    if not region:
+        return SiteError("none is set", hint="Set compute.region in the recipe, AWS_REGION, or one in ~/.aws/config.")
+    try:
+        check_region(region)
+    except SiteError as error:
+        return error
+    return None
 
 
 def code_of(error: LauncherError) -> str:
@@ -70,6 +95,7 @@ class FoundSite:
     role: str
     bucket: str
     problem: LauncherError | None = None
+    bucket_key: str = ""  # of the stack's bucket, where bootstrap was given one
 
     def lack(self) -> Finding:
         """What to say of the empty one: missing only where the account was asked, and answered."""
@@ -94,6 +120,7 @@ class Scene:
     recipe: Recipe
     region: str = ""
     session: Session | None = None
+    region_problem: LauncherError | None = None  # none is set, or there is none of this name
     problem: LauncherError | None = None  # why nobody can be asked at all
     make_client: MakeClient | None = None
     _lock: Any = field(default_factory=threading.Lock)
@@ -110,7 +137,7 @@ class Scene:
             return LOCAL_LIMIT_S
         try:
             self.find_who()
-        except LauncherError:
+        except (LauncherError, *BREAKS):
             return GRACE_S
         return LIMIT_S
 
@@ -164,6 +191,11 @@ class Scene:
         return self.site.bucket
 
     @property
+    def bucket_key(self) -> str:
+        """The key of one's own that the stack's bucket encrypts with; mostly empty."""
+        return self.site.bucket_key
+
+    @property
     def partition(self) -> str:
         return self.who.arn.split(":")[1]
 
@@ -174,6 +206,7 @@ class Scene:
         return self._make(service, region)
 
     def arn(self, service: str, rest: str) -> str:
+        self._check_region(service)
         return f"arn:{self.partition}:{service}:{self.region}:{self.who.account}:{rest}"
 
     def _left(self) -> float:
@@ -196,13 +229,14 @@ class Scene:
                 raise CredentialsError("nobody is signed in.", hint="Mend the identity first.") from self.problem
             self._check_region("cloudformation")
             clients = _Clients(self.region, lambda service: self._make(service, ""))
-            return FoundSite(*find_role_and_bucket(clients, self.recipe))
+            found = find_role_and_bucket(clients, self.recipe)
+            return FoundSite(found.role, found.bucket, bucket_key=found.bucket_key)
         except LauncherError as error:
             return FoundSite(*named, error)
 
     def _check_region(self, service: str) -> None:
-        if not self.region and service not in GLOBAL:
-            raise CloudError("no region is set.", hint="Mend the region first.")
+        if self.region_problem and service not in GLOBAL:
+            raise CloudError("there is no region to ask in.", hint="Mend the region first.")
 
     def _make(self, service: str, region: str) -> Any:
         with self._lock, explained(f"reaching {service}"):  # botocore's sessions make one client at a time

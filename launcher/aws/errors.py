@@ -20,6 +20,10 @@ class Explanation:
     hint: str
 
 
+POLICY_LIMITS = (
+    "bootstrap's policy limits instance types and run time: take another --instance or a shorter --max-runtime, or have "
+    "both widened with `launcher bootstrap --instances TYPES --max-runtime TIME`."
+)
 TABLE = (
     # limits and names
     Explanation(
@@ -72,6 +76,7 @@ TABLE = (
         "Whoever submits needs iam:PassRole on the job's role, for sagemaker.amazonaws.com.",
     ),
     Explanation("AccessDenied(Exception)?", "sagemaker:AddTags", SiteError, "Starting a job with tags needs sagemaker:AddTags beside sagemaker:CreateTrainingJob."),
+    Explanation("AccessDenied(Exception)?", "sagemaker:CreateTrainingJob", SiteError, f"Without bootstrap's policy ask for this permission; {POLICY_LIMITS}"),
     Explanation("(KMS\\.?|Kms)\\w+|DecryptionFailure|EncryptionTypeMismatch", "", SiteError, "Check the KMS key: enabled, in this region, and open to you and to the job's role."),
     Explanation(
         "AccessDenied(Exception)?|AuthorizationError|InsufficientCapabilitiesException|InvalidSecurity|UnauthorizedOperation|403|Forbidden", "", SiteError,

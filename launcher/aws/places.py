@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.aws.errors import explain, explained
+from launcher.errors import SiteError
 
 ABSENT_IMAGE = {"ImageNotFound", "RepositoryNotFoundException", "ImageNotFoundException"}
 
@@ -87,4 +88,10 @@ def has_image(ecr: Any, image: ImageName) -> bool:
 
 def fetch_secret(client: Any, secret: str) -> str:
     with explained(f"reading the secret {secret}"):
-        return str(client.get_secret_value(SecretId=secret)["SecretString"])
+        answer = client.get_secret_value(SecretId=secret)
+    if "SecretString" not in answer:
+        raise SiteError(
+            f"The secret {secret} holds bytes and no text, so the job finds no token in it.",
+            hint=f"`aws secretsmanager put-secret-value --secret-id {secret} --secret-string TOKEN` stores it as text.",
+        )
+    return str(answer["SecretString"])

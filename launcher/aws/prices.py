@@ -68,12 +68,20 @@ def start_pricing(instance: str, region: str = "") -> Callable[[], Price | None]
         try:
             found: Price | None = task.result(DEADLINE_S)
         except LauncherError as error:
-            return table_price(instance, wanted, _why(error))
+            return table_price(instance, wanted or _configured_region(), _why(error))
         except TimeoutError:
-            return table_price(instance, wanted, ", since AWS's price list did not answer in time")
+            why = ", since AWS's price list did not answer in time"
+            return table_price(instance, wanted or _configured_region(), why)
         return found
 
     return wait
+
+
+def _configured_region() -> str:
+    """Empty too where a profile that nobody has stands in the way of looking."""
+    with suppress(LauncherError):
+        return find_region()
+    return ""
 
 
 def _look_up(instance: str, region: str) -> Price | None:
@@ -116,8 +124,9 @@ def table_price(instance: str, region: str, why: str = "") -> Price | None:
     if instance not in USD_PER_HOUR:
         return None
     dollars, seen = USD_PER_HOUR[instance]
-    elsewhere = f"; {region} may differ" if region and region != REGION else ""
-    return Price(dollars, f"list price in {REGION} from {seen}{elsewhere}{why}")
+    is_elsewhere = region not in ("", REGION)
+    warning = f"; {region} may differ" if is_elsewhere else ""
+    return Price(dollars, f"list price in {REGION} from {seen}{warning}{why}", is_elsewhere)
 
 
 def load_cached(instance: str, region: str) -> Price | None:

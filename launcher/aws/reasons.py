@@ -29,8 +29,8 @@ REASONS = (
     ),
     Reason(
         r"[Ee]xit ?[Cc]ode:? ?\"?137",
-        "Exit code 137: the machine's own memory (not the GPU's) ran out. Take an instance with more memory, or lower "
-        "per_device_train_batch_size or max_length; the run goes on from its last checkpoint.",
+        "Exit code 137: the machine's own memory (not the GPU's) ran out. Take an instance with more memory, or halve "
+        "per_device_train_batch_size and double gradient_accumulation_steps; the run goes on from its last checkpoint.",
     ),
     Reason(
         r"^ClientError: .*(No S3 objects found|Data download failed|404|NoSuchKey)",

@@ -15,7 +15,7 @@ from launcher.request import Site
 
 def check_places(recipe: Recipe, site: Site) -> None:
     """Refuse what the account and the region rule out already; AWS would say so after the upload, or in the job."""
-    account = _arn_part(site.role, 4)
+    account = arn_part(site.role, 4)
     if account != site.account:
         raise SiteError(
             f"The role {site.role} belongs to account {account}, and you are signed in to {site.account}.",
@@ -32,9 +32,9 @@ def find_elsewhere(recipe: Recipe, here: str) -> Iterator[tuple[str, str, str]]:
     """(key, value, region) of what the recipe names in another region."""
     for key, what, region in (
         ("image.uri", recipe.image.uri, _image_region(recipe.image.uri)),
-        ("output.kms_key", recipe.output.kms_key, _arn_part(recipe.output.kms_key, 3)),
-        ("compute.volume_kms_key", recipe.compute.volume_kms_key, _arn_part(recipe.compute.volume_kms_key, 3)),
-        ("secrets.hf_token", recipe.config.hf_token_secret, _arn_part(recipe.config.hf_token_secret, 3)),
+        ("output.kms_key", recipe.output.kms_key, arn_part(recipe.output.kms_key, 3)),
+        ("compute.volume_kms_key", recipe.compute.volume_kms_key, arn_part(recipe.compute.volume_kms_key, 3)),
+        ("secrets.hf_token", recipe.config.hf_token_secret, arn_part(recipe.config.hf_token_secret, 3)),
     ):
         if region and region != here:
             yield key, what, region
@@ -63,7 +63,7 @@ def _bucket_region(answer: Mapping[str, Any]) -> str:
     return str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region", ""))
 
 
-def _arn_part(arn: str, place: int) -> str:
+def arn_part(arn: str, place: int) -> str:
     """A part of an ARN; empty for a plain name."""
     parts = arn.split(":")
     return parts[place] if arn.startswith("arn:") and len(parts) > place else ""

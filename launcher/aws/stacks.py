@@ -93,6 +93,26 @@ def find_stack(session: Clients, name: str) -> Stack | None:
     )
 
 
+def find_exporter(session: Clients, ending: str, value: str) -> str:
+    """The name of the stack that exports this value; empty where none does, or where nobody may look."""
+    from botocore.exceptions import ClientError
+
+    with explained(f"looking for other stacks in {session.region}"):
+        try:
+            pages = session.client("cloudformation").get_paginator("list_exports").paginate()
+            found = [
+                item["ExportingStackId"].split("/")[1]
+                for page in pages
+                for item in page["Exports"]
+                if item["Name"].endswith(ending) and item["Value"] == value
+            ]
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("AccessDenied", "AccessDeniedException"):
+                raise
+            return ""  # CloudFormation itself refuses what is there already, if later
+    return found[0] if found else ""
+
+
 def make_change_set(
     session: Session,
     name: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,14 @@ exit codes: 0 done, 1 bug, 2 your input, 3 AWS refused, 4 job failed, 5 job stop
             124 waited in vain, 130 interrupted"""
 
 
+# What the system says of a path, and not of the network or of us.
+OF_A_PATH = {
+    *(errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.EINVAL),
+}
+SHOWN_PATH = 200
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     # Modules and service models live to the end; looking through them again and again takes a fifth of a short command.
     gc.set_threshold(100_000)
@@ -35,16 +44,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         console.print_error(error)
         return error.exit_code
-    except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-        from launcher import console
-
-        console.print_error(InputError(f"{error.filename}: {error.strerror}.", hint="Name another file or folder."))
-        return InputError.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # `launcher logs JOB | head` closed the pipe; nothing is wrong
         return 0
+    except OSError as error:
+        if error.filename is None or error.errno not in OF_A_PATH:
+            raise
+        from launcher import console
+
+        console.print_error(_refuse_path(str(error.filename), error.strerror or ""))
+        return InputError.exit_code
+
+
+def _refuse_path(path: str, why: str) -> InputError:
+    """Every path that somebody types passes here when the system will not have it."""
+    shown = path if len(path) <= SHOWN_PATH else f"{path[:SHOWN_PATH]}... ({len(path):,} characters)"
+    return InputError(f"{shown}: {why}.", hint="Name another file or folder.")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -27,6 +27,7 @@ PARAMETER_FLAGS = {
 
 POLICY_HOLDERS = {
     "LauncherPolicyArn": "submits; `launcher submit --instance ml.g5.xlarge` finds bucket and role by itself",
+    "LauncherKeyPolicyArn": "submits, too: without the bucket's key nobody uploads or fetches",
     "SchedulesPolicyArn": "schedules; `launcher schedule create` finds role and queue by itself",
 }
 
@@ -87,7 +88,9 @@ def _seconds(text: str) -> int:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", default="", help="region of AWS (default: AWS_REGION, then your AWS configuration)")
-    parser.add_argument("--stack-name", help="name of the stack (default: LAUNCHER_STACK, then launcher)")
+    parser.add_argument(
+        "--stack-name", help="name of the stack, of which a region has one (default: LAUNCHER_STACK, then launcher)"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -113,7 +116,7 @@ def _confirm(yes: bool, question: str) -> None:
 
 def run_bootstrap(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.account.bootstrap import find_secret, schedule_parameters
+    from launcher.account.bootstrap import find_secret, has_other_limits, schedule_parameters
     from launcher.account.templates import SCHEDULE, TRAINING
     from launcher.aws.schedules import STACK as SCHEDULES_STACK
     from launcher.aws.stacks import find_stack
@@ -125,10 +128,14 @@ def run_bootstrap(args: argparse.Namespace) -> int:
     if args.hf_secret:
         given["HfSecretArn"] = find_secret(session, args.hf_secret)
     reports = [_deploy(args, session, name, TRAINING, given)]
+    training = find_stack(session, name)
+    assert training is not None, "deployed above"
     if args.schedules:
-        training = find_stack(session, name)
-        assert training is not None, "deployed above"
         reports.append(_deploy(args, session, SCHEDULES_STACK, SCHEDULE, schedule_parameters(training)))
+    elif has_other_limits(session, training):
+        console.say(
+            "schedules have other limits on types and run time\n  -> `launcher bootstrap --schedules` evens them"
+        )
     if args.json:
         console.data_json(reports if args.schedules else reports[0])
     return 0
@@ -139,12 +146,14 @@ def _deploy(
 ) -> dict[str, Any]:
     """One stack, after its changes were shown and agreed to."""
     from launcher import console
-    from launcher.account.bootstrap import proposed
+    from launcher.account.bootstrap import list_foreign, proposed
 
     with proposed(session, name, given, template) as proposal:
         console.say(f"account {proposal.account}, region {session.region}, stack {name}")
         if proposal.change_set.nothing_to_do:
             return _report(args.json, proposal, "unchanged")
+        for line in list_foreign(given, proposal.account):
+            console.say(f"note: {line}")
         if not args.json or console.can_ask():
             _print_changes(proposal, to_stdout=not args.json)
         _confirm(args.yes, f"Make this change in account {proposal.account}?")
@@ -196,9 +205,9 @@ def _report(as_json: bool, proposal: Proposal, status: str) -> dict[str, Any]:
     if not as_json:
         console.say("nothing to change" if status == "unchanged" else f"the stack {proposal.name} is {status}")
         console.print_pairs(outputs.items())
-        for key in ("LauncherPolicyArn", "SchedulesPolicyArn"):
+        for key, holder in POLICY_HOLDERS.items():
             if key in outputs:
-                console.say(f"  -> attach {outputs[key]} to whoever {POLICY_HOLDERS[key]}")
+                console.say(f"  -> attach {outputs[key]} to whoever {holder}")
     changes = [dataclasses.asdict(change) for change in proposal.changes]
     return {"stack": proposal.name, "status": status, "changes": changes, "outputs": dict(outputs)}
 

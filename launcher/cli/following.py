@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.errors import CloudError, JobFailed, JobStopped, LauncherError
+from launcher.errors import CloudError, JobFailed, JobStopped, LauncherError, NextJobRefused
 
 if TYPE_CHECKING:
     from launcher.job import Job, JobState
@@ -32,6 +32,8 @@ def follow(job: Job, emit: Callable[[str], None]) -> int:
             f"`launcher stop {job.name}` ends it."
         )
         return INTERRUPTED
+    except NextJobRefused:
+        raise  # it says itself what there is to do
     except LauncherError as error:
         error.hint += f" The job is not affected: `launcher logs -f {job.name}` follows it again."
         raise
@@ -44,6 +46,8 @@ def wait(job: Job, timeout: float | None = None, *, sleep: Callable[[float], Non
 
     try:
         return job.wait_over(timeout, say=console.say, sleep=sleep)
+    except NextJobRefused:
+        raise  # it says itself what there is to do
     except CloudError as error:
         error.hint += f" The job is not affected: `launcher wait {job.name}` waits for it again."
         raise

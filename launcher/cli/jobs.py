@@ -11,6 +11,7 @@ from launcher.cli.verbs import add_json, add_verb
 
 if TYPE_CHECKING:
     from launcher.job import Job, JobState
+    from launcher.price_table import Price
 
 TIMED_OUT = 124  # as timeout(1) has it
 
@@ -68,18 +69,17 @@ def run_status(args: argparse.Namespace) -> int:
     if args.json:
         console.data_json(state.describe())
     else:
-        console.print_pairs(state.rows(_price_per_h(job, state)))
+        console.print_pairs(state.rows(_find_price(job, state)))
     return 0
 
 
-def _price_per_h(job: Job, state: JobState) -> float | None:
+def _find_price(job: Job, state: JobState) -> Price | None:
     """None on this machine, which costs nothing, and for a type whose price nobody knows offline."""
     if state.place == "local":
         return None
     from launcher.aws.prices import find_known_price
 
-    price = find_known_price(state.instance, job.session.region)
-    return price.usd_per_hour if price else None
+    return find_known_price(state.instance, job.session.region)
 
 
 def run_logs(args: argparse.Namespace) -> int:

@@ -107,6 +107,7 @@ def load_recipe_from(args: argparse.Namespace) -> Recipe:
 
 def _start_here(key: str, value: Any) -> Any:
     """Paths on the command line start here, not at the recipe's folder."""
+    from launcher.home import expand_home
     from launcher.recipe import PATH_KEYS, PATH_STARTS
 
     if key == "code.files" and isinstance(value, list):
@@ -115,7 +116,7 @@ def _start_here(key: str, value: Any) -> Any:
         return value
     if key == "model.id" and not Path(value).is_dir() and not value.startswith(PATH_STARTS):
         return value  # a Hub id
-    return str(Path(value).expanduser().absolute())
+    return str(expand_home(value).absolute())
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import RecipeError
+from launcher.estimates.fast_model import WITHOUT_BFLOAT16
 from launcher.estimates.memory_model import Memory, UnknownShape, find_model_config, make_shape, usable_gib, whole_gib
 from launcher.estimates.step_model import estimate_steps, pad_rows
-from launcher.estimates.time_model import Duration, Rows, estimate_duration
+from launcher.estimates.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_duration
 from launcher.instances import INSTANCES, Instance, find_instance
 from launcher.plan import Plan
 from launcher.price_table import Price
@@ -138,7 +139,8 @@ def make_estimate(plan: Plan, price: Price | None = None) -> Estimate:
     steps = estimate_steps(config, model, full, evaluation, known, processes)
     found = dataclasses.replace(found, memory=steps.memory, way=steps.way, basis=steps.basis)
     if not known or not steps.duration or not train:
-        return dataclasses.replace(found, unknown=f"the GPU of {compute.instance} is not known here")
+        what = f"speed of the {known.gpu}" if known and not steps.duration else f"GPU of {compute.instance}"
+        return dataclasses.replace(found, unknown=f"the {what} is not known here")
     scored = pad_rows(evaluation, config) if evaluation else None
     duration = estimate_duration(shape, config, steps.duration, train, scored, known.gpu, processes)
     return dataclasses.replace(found, duration=duration)
@@ -177,7 +179,8 @@ def _what_would_fit(memory: Memory, known: Instance, plan: Plan) -> str:
         advice.append("training.gradient_checkpointing = true")
     if plan.is_distributed and config.per_device_train_batch_size > 1:
         advice.append("a smaller per_device_train_batch_size with more gradient_accumulation_steps")
-    if memory.scored > whole_gib(known) > memory.base and config.per_device_eval_batch_size > 1:
+    wide = plan.is_distributed and config.per_device_eval_batch_size > 1
+    if wide and memory.scored > whole_gib(known) > memory.base:
         advice.append("a smaller per_device_eval_batch_size")
     if not config.load_in_4bit:
         advice.append("model.load_in_4bit = true")
@@ -187,8 +190,11 @@ def _what_would_fit(memory: Memory, known: Instance, plan: Plan) -> str:
 
 
 def _smallest_that_fits(memory: Memory, known: Instance) -> str:
-    """The first instance with as many GPUs whose GPU surely holds it."""
+    """The first instance with as many GPUs whose GPU surely holds it, of those whose speed is known and no older."""
+    older = () if known.gpu in WITHOUT_BFLOAT16 else WITHOUT_BFLOAT16
     for name, other in sorted(INSTANCES.items(), key=lambda item: (item[1].gpu_memory_gb, item[1].memory_gb)):
+        if other.gpu not in REACHABLE_TFLOPS or other.gpu in older:
+            continue
         if other.gpus == known.gpus and usable_gib(other) >= memory.enough:
             return name
     return ""
@@ -203,6 +209,12 @@ def limit_cost(plan: Plan, found: Estimate) -> Plan:
         raise RecipeError(
             f"compute.max_cost is ${most:,.2f}, but there is no price for {found.instance} here.",
             hint="Use an instance with a known price, sign in to have it looked up, or set max_runtime instead.",
+        )
+    if found.price.is_elsewhere:
+        raise RecipeError(
+            f"compute.max_cost is ${most:,.2f}, but of {found.instance} only another region's price is known here: "
+            f"${found.price.usd_per_hour:,.3f} an hour ({found.price.source}).",
+            hint="Sign in with the right to pricing:GetProducts to have it looked up, or set max_runtime instead.",
         )
     rate = found.price.usd_per_hour * found.count / 3600
     seconds = int((most / rate - found.keep_alive_s) / found.jobs) - STOPPING_S

@@ -15,7 +15,17 @@ from container_src.sft import memory_plan
 from container_src.sft.config import TrainConfig
 from container_src.sft.fast_conditions import choose_arithmetic, find_reason, find_reason_in_adapters
 from container_src.sft.memory_plan import OVERHEAD, ROOM, Setting
-from launcher.estimates.memory_model import GIB, SPREAD, Lengths, Memory, Shape, base_gib, estimate_evaluation, off
+from launcher.estimates.memory_model import (
+    GIB,
+    SPREAD,
+    Lengths,
+    Memory,
+    Shape,
+    base_gib,
+    estimate_evaluation,
+    off,
+    step_down,
+)
 from launcher.estimates.time_model import REACHABLE_TFLOPS
 
 MEASURED_GPU = "H200"
@@ -33,6 +43,8 @@ PRODUCTS, ATTENTION = 1.15, 1.7
 # Bytes that move for a weight in each pass: its reading, at 77% of the bandwidth (assumed), and its unpacking from 4
 # bits where the base is not resident (fitted, to one row).
 READ_BYTES, UNPACKED_BYTES = 2.6, 16.2
+# The same of a base that is in half precision already: a copy (counted, not measured).
+COPIED_BYTES = 4.0
 # What moves for each byte that a layer keeps, and what its kernels take however few the tokens (fitted).
 TRAFFIC, LAYER_S = 20.6, 0.14e-3
 # An 8-bit optimizer updates each of the adapters' matrices by a call of its own (fitted).
@@ -97,12 +109,13 @@ def estimate_fast_memory(
 ) -> Memory:
     """For the fullest and the shortest steps that the job may have; `plain` is what is left where no way fits."""
     scored, base = estimate_evaluation(shape, config, evaluation), base_gib(shape, config)
+    fewest_scored = estimate_evaluation(shape, step_down(config), evaluation)
     smallest = [min(_peaks(shape, config, chosen.step)) for chosen in (fewest, most)]
     needed = _loaded_gib(shape, config) + (smallest[1] + OVERHEAD / GIB - base) / ROOM
     either = replace(
         plain,
-        least=min(plain.least, off(base, max(smallest[0], scored.surely), -SPREAD)),
-        enough=min(plain.enough, max(needed, off(base, scored.most, SPREAD))),
+        least=min(plain.least, off(base, max(smallest[0], fewest_scored.surely), -SPREAD)),
+        enough=min(plain.enough, max(needed, off(base, fewest_scored.most, SPREAD))),
     )
     if most.setting is None or fewest.setting is None:
         return either
@@ -139,7 +152,8 @@ def estimate_seconds(shape: Shape, config: TrainConfig, step: Step, setting: Set
     attention = (3.5 + again) * 2 * tokens * step.longest * shape.queries * shape.layers
     kept = shape.layers * memory_plan.saved_bytes(_sizes(shape, config), math.ceil(tokens))
     passes = parts * (2 + again) * shape.linear_parameters
-    moved = kept * TRAFFIC * (1 + again / 3) + passes * (READ_BYTES + (0 if setting.resident else UNPACKED_BYTES))
+    laid_out = UNPACKED_BYTES if config.load_in_4bit else COPIED_BYTES
+    moved = kept * TRAFFIC * (1 + again / 3) + passes * (READ_BYTES + (0 if setting.resident else laid_out))
     matrices = 2 * len(config.target_modules) * shape.layers if config.optim in EIGHT_BIT else 0
     arithmetic = (products * PRODUCTS + attention * ATTENTION) / (REACHABLE_TFLOPS[gpu] * 1e12)
     traffic = moved / (TERABYTES_PER_S[gpu] * 1e12)

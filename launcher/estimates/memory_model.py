@@ -119,7 +119,7 @@ class Memory:
     """Peak GiB of one GPU: a range, and within it rows that are all as long as max_length.
 
     A job steps down where memory runs out. With less than `least` it surely cannot run, with `enough` it surely can.
-    `scored` is the least that its evaluations take, which step down in nothing, and `base` the model as it is loaded.
+    `scored` is the least that its evaluations take, and `base` the model as it is loaded.
     """
 
     peak: float
@@ -181,19 +181,24 @@ def estimate_memory(
     shape: Shape, config: TrainConfig, train: Lengths, evaluation: Lengths | None = None, processes: int = 1
 ) -> Memory:
     """By the plain path. One process steps down to one row at once, then to activations recomputed; several cannot."""
-    smallest = dataclasses.replace(config, per_device_train_batch_size=1, gradient_checkpointing=True)
-    smallest = smallest if processes == 1 else config
+    smallest = dataclasses.replace(step_down(config), gradient_checkpointing=True) if processes == 1 else config
     base, scored = base_gib(shape, config), estimate_evaluation(shape, config, evaluation)
+    fewest = estimate_evaluation(shape, smallest, evaluation)
     peak = max(_training(shape, config, train.most), scored.most)
     return Memory(
         peak=peak,
         low=off(base, max(_training(shape, config, train.surely), scored.surely), -SPREAD),
         high=off(base, peak, SPREAD),
-        least=off(base, max(_training(shape, smallest, train.surely), scored.surely), -SPREAD),
-        enough=off(base, max(_training(shape, smallest, train.most), scored.most), SPREAD),
-        scored=off(base, scored.surely, -SPREAD) if evaluation else 0.0,
+        least=off(base, max(_training(shape, smallest, train.surely), fewest.surely), -SPREAD),
+        enough=off(base, max(_training(shape, smallest, train.most), fewest.most), SPREAD),
+        scored=off(base, fewest.surely, -SPREAD) if evaluation else 0.0,
         base=base,
     )
+
+
+def step_down(config: TrainConfig) -> TrainConfig:
+    """To one row at once, as one process does where memory runs out."""
+    return dataclasses.replace(config, per_device_train_batch_size=1, per_device_eval_batch_size=1)
 
 
 def off(base: float, peak: float, share: float) -> float:
@@ -217,7 +222,7 @@ class Scored:
 
 
 def estimate_evaluation(shape: Shape, config: TrainConfig, rows: Lengths | None) -> Scored:
-    """Nothing is kept from layer to layer, and nothing steps down: the logits of a batch are what it takes."""
+    """Nothing is kept from layer to layer: the logits of a batch are what it takes."""
     if rows is None:
         return Scored()
     fixed = base_gib(shape, config) + _adapter_bytes(shape, config) / GIB

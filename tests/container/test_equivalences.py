@@ -57,6 +57,7 @@ def runs(
     bases = {name: make_base(tmp_path_factory.mktemp("same")) for name in {**SAME, **OTHER}}
     log = train_together({bases[name]: {**SETTINGS, **other} for name, other in {**SAME, **OTHER}.items()})
     assert log.count("ends with 0") == len(bases), log
+    assert log.count("Fast step: packed rows of up to") == 1, log
     return bases
 
 

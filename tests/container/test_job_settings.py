@@ -43,11 +43,30 @@ def test_hyperparameters_survive_the_command_line() -> None:
         (["--eval_strategy", "no", "--early_stopping_patience", "2"], 'eval_strategy is "no"'),
         (["--early_stopping_patience", "-1"], "early_stopping_patience is -1"),
         (["--adapter_folder", "../elsewhere"], "the plain name of a folder"),
+        (["--adapter_folder", "base"], "may be the name of something else in the artifact"),
+        (["--adapter_folder", "TensorBoard"], "may be the name of something else in the artifact"),
+        (["--adapter_folder", "metrics.json"], "may be the name of something else in the artifact"),
+        (["--adapter_folder", "adapter_model.safetensors"], "may be the name of something else in the artifact"),
+        (["--seed", "5000000000"], "seed is 5000000000; it must be at most 4294967295"),
+        (["--lr_scheduler_type", "polynomial", "--learning_rate", "1e-8"], "ends at 1e-07, so it must be above that"),
+        (["--lr_scheduler_type", "constant", "--warmup_steps", "5"], "warmup_steps is 5, but .* constant_with_warmup"),
+        (["--lr_scheduler_type", "constant", "--warmup_ratio", "0.1"], "warmup_ratio is 0.1, but .* never warms up"),
     ],
 )
 def test_a_bad_hyperparameter_is_named(argv: list[str], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         parse_args(argv)
+
+
+@pytest.mark.parametrize("argv", [["--seed", "4294967295"], ["--adapter_folder", "v1.5"], ["--warmup_steps", "5"]])
+def test_what_is_near_a_bad_hyperparameter_is_taken(argv: list[str]) -> None:
+    assert parse_args(argv)
+
+
+def test_a_warm_up_beyond_the_last_step_is_doubted() -> None:
+    config = TrainConfig(warmup_steps=20)
+    assert "never reaches 0.0002" in config.find_doubt(4)
+    assert config.find_doubt(20) == config.find_doubt(-1) == ""
 
 
 def test_default_paths_move_with_the_base_folder(tmp_path: Path) -> None:
@@ -140,6 +159,10 @@ def _caused(outer: BaseException, cause: BaseException) -> BaseException:
     [
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "Out of memory. Halve"),
         (MemoryError(), "Out of memory. Halve"),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "Out of memory. Halve",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
         (_caused(RuntimeError("The model x could not be loaded"), GatedRepoError("403")), "The model is gated"),
         (OSError("x is not a local folder and is not a valid model identifier"), "The model was not found"),

@@ -11,14 +11,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from container_src.sft.architectures import find_architecture, shrink
+from container_src.sft.architectures import KNOWN, find_architecture, shrink
 from container_src.sft.batches import Padding
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import IGNORED, Encoded
 from container_src.sft.evaluate import sum_tokens
 from container_src.sft.fast_conditions import find_reason
-from container_src.sft.fast_step import FastStep, NoFastStep, find_reason_against
+from container_src.sft.fast_step import FastStep, NoFastStep, _step_seed, find_reason_against
+from container_src.sft.groups import find_groups
+from container_src.sft.memory_plan import Setting
 from container_src.sft.packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
+from container_src.sft.reference import keep_mask
 
 # float32, sums in another order
 TOLERANCE = 2e-5
@@ -131,6 +134,21 @@ def test_a_fast_step_is_the_plain_one(make_model: Callable[..., Any], name: str,
     assert _plainly(model, rows)[0] == pytest.approx(loss, rel=TOLERANCE)
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_layers_of_unequal_rank_and_steps_in_parts_are_the_plain_one(
+    make_model: Callable[..., Any], resident: bool
+) -> None:
+    """An earlier job's adapter keeps its ranks. Unpacked, a layer's weights go where the one before had its own."""
+    model, rows = make_model(FAMILIES[0], rank_pattern={r".*layers\.1\..*": 16}, alpha_pattern={}), _rows()
+    loss, expected = _plainly(model, rows)
+    for tokens in (500, 40):
+        fast = FastStep(model, [rows], 0, torch.float32)
+        fast.setting = Setting(tokens, resident=resident, checkpointing=False, graph=False)
+        assert float(fast.run(rows, 0)[0]) == pytest.approx(loss, rel=TOLERANCE)
+        for name, gradient in _gradients(model).items():
+            assert float((gradient - expected[name]).norm() / expected[name].norm()) < TOLERANCE
+
+
 def test_dropout_follows_from_seed_and_step(make_model: Callable[..., Any]) -> None:
     model, rows = make_model(FAMILIES[0], lora_dropout=0.3), _rows()
     found = []
@@ -139,6 +157,45 @@ def test_dropout_follows_from_seed_and_step(make_model: Callable[..., Any]) -> N
         found.append(torch.cat([gradient.flatten() for gradient in _gradients(model).values()]))
     assert torch.equal(found[0], found[1])
     assert not torch.allclose(found[0], found[2]) and not torch.allclose(found[0], found[3])
+
+
+def test_dropout_drops_its_share_and_every_site_on_its_own() -> None:
+    seed = torch.tensor([42])
+    masks = [keep_mask(1024, 512, seed, site, 0.05) for site in (0, 1, 7)]
+    masks.append(keep_mask(1024, 512, seed + 1, 0, 0.05))
+    for mask in masks:
+        assert abs(float((~mask).double().mean()) - 0.05) < 0.001
+    for number, one in enumerate(masks):
+        for other in masks[number + 1 :]:
+            assert abs(float((~one & ~other).double().mean()) - 0.0025) < 0.0003
+
+
+class _Masked(torch.nn.Module):
+    """Drops what the fast step drops at a site."""
+
+    def __init__(self, seed: int, site: int, p: float) -> None:
+        super().__init__()
+        self.seed, self.site, self.p = torch.tensor([seed]), site, p
+
+    def forward(self, x: Any) -> Any:
+        return x * keep_mask(*x.shape[-2:], self.seed, self.site, self.p) / (1 - self.p) if self.training else x
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_dropout_is_every_adapter_s_own_and_scaled(make_model: Callable[..., Any], recomputes: bool) -> None:
+    """Peft's own layers with the same masks, of one row, so that a packed row's places are its own."""
+    model, rows = make_model(FAMILIES[0], lora_dropout=0.3), _rows()[:1]
+    for number, layer in enumerate(model.get_base_model().model.layers):
+        for group in find_groups(layer, number).values():
+            for member, module in enumerate(group.modules):
+                module.lora_dropout["default"] = _Masked(_step_seed(5, 2, 0), group.site + member, 0.3)
+    model.train()
+    loss, expected = _plainly(model, rows)
+    fast = FastStep(model, [rows], 5, torch.float32)
+    fast.setting = Setting(500, resident=True, checkpointing=recomputes, graph=False)
+    assert float(fast.run(rows, 2)[0]) == pytest.approx(loss, rel=TOLERANCE)
+    for name, gradient in _gradients(model).items():
+        assert float((gradient - expected[name]).norm() / expected[name].norm()) < TOLERANCE
 
 
 def test_a_model_that_only_looks_known_is_refused(make_model: Callable[..., Any]) -> None:
@@ -171,6 +228,37 @@ def test_what_takes_the_plain_path_is_named(make_model: Callable[..., Any]) -> N
         setattr(changed.get_base_model().config, key, value)
         assert words in reason(changed)
     assert "a rank of 256, above 128" in reason(make_model(FAMILIES[0], r=256))
+    unlike = make_model(FAMILIES[0])
+    unlike.get_base_model().model.layers[1].self_attn.o_proj.base_layer.weight = None
+    assert "o_proj has no weight" in reason(unlike)
+
+
+def _sized(**sizes: int) -> dict[str, Any]:
+    return {"model_type": "llama", "hidden_size": 3200, "intermediate_size": 8640, "num_attention_heads": 25, **sizes}
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (_sized(), ""),
+        (_sized(num_attention_heads=32), "heads of size 100"),  # open_llama_3b's
+        (_sized(head_dim=96), "heads of size 96"),
+        (_sized(head_dim=512), "heads of size 512"),
+        (_sized(head_dim=8), "heads of size 8"),
+        (_sized(intermediate_size=8648), "intermediate_size of 8648"),
+        (_sized(hidden_size=3208, head_dim=64), "hidden_size of 3208"),
+    ],
+)
+def test_sizes_that_no_kernel_does_are_named_where_a_gpu_runs_them(model: dict[str, Any], words: str) -> None:
+    config = TrainConfig(fast_step="on")
+    found = find_reason(config, lambda key, default: model.get(key, default), "bfloat16", 1, has_gpu=True)
+    assert words in found and bool(found) == bool(words)
+    assert find_reason(config, lambda key, default: model.get(key, default), "float32", 1, has_gpu=False) == ""
+
+
+def test_every_known_model_has_sizes_that_the_kernels_do() -> None:
+    for known in KNOWN.values():
+        assert find_reason(TrainConfig(), known.get, "bfloat16", 1, has_gpu=True) == ""
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -20,6 +20,8 @@ from container_src import sft
 from container_src.sft.checkpoint import list_checkpoints
 from container_src.sft.config import TrainConfig
 from container_src.sft.costs import Costs, read_sums, write_sums
+from container_src.sft.failure import JobError
+from container_src.sft.job import check_same_start
 from container_src.sft.meter import Meter
 from container_src.sft.steps import make_schedule
 
@@ -152,7 +154,9 @@ def test_sigterm_in_the_final_evaluation_leaves_the_adapter_and_says_why(attempt
     assert (manifest["outcome"], manifest["steps_done"]) == ("stopped", 10)
     assert manifest["reason"].startswith("SIGTERM received")
     assert manifest["reason"].endswith("the training itself was done, an evaluation was not")
-    assert json.loads(attempts["outcome"].log) == {"outcome": "stopped", "steps": 10}
+    left = json.loads(attempts["outcome"].log)
+    assert (left["outcome"], left["steps"], left["steps_total"]) == ("stopped", 10, 10)
+    assert left["reason"] == manifest["reason"]
     assert second.files[ADAPTER] == whole.files[ADAPTER]
     assert "evaluation.json" not in second.files
     assert "verdict" not in second.read("metrics.json")
@@ -231,6 +235,15 @@ def test_two_processes_give_up_an_evaluation_together(tmp_path: Path, make_base:
     assert sums["optimizer"] == "paged_adamw_32bit"
     # each one's share of the steps since the last metric line, of which there are none
     assert sums["meter"]["since_line"]["sums"] == [[0, 0], [0, 0]]
+
+
+def test_processes_that_found_different_checkpoints_train_nothing() -> None:
+    """They would wait for each other for ever, or mix the states of two steps."""
+    two = SimpleNamespace(num_processes=2, device="cpu", gather=lambda mine: torch.cat([torch.tensor([100]), mine]))
+    check_same_start(two, 100)
+    with pytest.raises(JobError, match=r"different steps \(100, 50\), so nothing was trained. Submit it again"):
+        check_same_start(two, 50)
+    check_same_start(SimpleNamespace(num_processes=1), 50)
 
 
 def test_processes_that_share_a_cpu_can_read_what_they_saved(tmp_path: Path) -> None:

@@ -106,17 +106,29 @@ def test_a_submit_asks_on_a_terminal_above_the_sum_and_goes_on_with_yes(
     tmp_path: Path, words: tuple[str, ...], typed: str, code: int, asks: bool
 ) -> None:
     """Exit code 3: it went on, to find that nobody is signed in."""
-    owner, terminal = pty.openpty()
-    command = [sys.executable, "-m", "launcher", "submit", "--instance", "ml.g5.xlarge", *words]
-    os.write(owner, typed.encode())
-    with subprocess.Popen(command, cwd=tmp_path, stdin=terminal, stdout=subprocess.DEVNULL, stderr=terminal) as submit:
-        os.close(terminal)
-        shown = read_all(owner)
-    os.close(owner)
-    assert submit.returncode == code, shown
+    returned, shown = submit_on_a_terminal(tmp_path, typed, "--instance", "ml.g5.xlarge", *words)
+    assert returned == code, shown
     assert ("Submit it? [y/N]" in shown) == asks
     assert "at most $5.68 ($1.408 an hour, list price in us-east-1 from August 2026)" in shown
     assert ("nothing was sent" in shown) == (code == 2)
+
+
+def test_a_submit_of_unknown_price_asks_whatever_the_sum(tmp_path: Path) -> None:
+    returned, shown = submit_on_a_terminal(tmp_path, "n\n", "--instance", "ml.p4de.24xlarge")
+    assert returned == 2
+    assert "there is no price for ml.p4de.24xlarge here" in shown
+    assert "Submit it? [y/N]" in shown
+
+
+def submit_on_a_terminal(folder: Path, typed: str, *words: str) -> tuple[int, str]:
+    owner, terminal = pty.openpty()
+    command = [sys.executable, "-m", "launcher", "submit", *words]
+    os.write(owner, typed.encode())
+    with subprocess.Popen(command, cwd=folder, stdin=terminal, stdout=subprocess.DEVNULL, stderr=terminal) as submit:
+        os.close(terminal)
+        shown = read_all(owner)
+    os.close(owner)
+    return submit.returncode, shown
 
 
 def read_all(terminal: int) -> str:
@@ -143,7 +155,7 @@ def test_doctor_says_what_the_local_endpoint_does_not_have(launch, endpoint) -> 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("-")] == [
-        "role", "permissions", "places", "quota", "image", "price",
+        "role", "job", "permissions", "places", "quota", "image", "price",
     ]  # fmt: skip
     assert "arn:aws:sts::123456789012" in lines[0]
 

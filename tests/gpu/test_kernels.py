@@ -63,7 +63,7 @@ def test_rms_norm(width: int, plus_one: bool) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
-@pytest.mark.parametrize(("members", "rank", "width"), [(3, 16, 320), (2, 8, 96), (1, 4, 576)])
+@pytest.mark.parametrize(("members", "rank", "width"), [(3, 16, 320), (2, 8, 96), (1, 4, 576), (2, 128, 320)])
 def test_lower_halves(members: int, rank: int, width: int, share: float) -> None:
     x, down, dropout = _wide(TOKENS, width, 48), _new(members, rank, width), _dropout(share)
     results = []
@@ -77,17 +77,6 @@ def test_lower_halves(members: int, rank: int, width: int, share: float) -> None
     for number, (ours, theirs) in enumerate(zip(*results, strict=True)):
         if number != 1 or members == 1:
             _check(ours, theirs)
-
-
-def test_dropout_drops_its_share_and_every_site_on_its_own() -> None:
-    seed = torch.tensor([42])
-    masks = [reference.keep_mask(1024, 512, seed, site, 0.05) for site in (0, 1, 7)]
-    masks.append(reference.keep_mask(1024, 512, seed + 1, 0, 0.05))
-    for mask in masks:
-        assert abs(float((~mask).double().mean()) - 0.05) < 0.001
-    for number, one in enumerate(masks):
-        for other in masks[number + 1 :]:
-            assert abs(float((~one & ~other).double().mean()) - 0.0025) < 0.0003
 
 
 @pytest.mark.parametrize("sizes", [(192, 64, 64), (128, 128), (96,)])
@@ -151,3 +140,15 @@ def test_cross_entropy() -> None:
     _check(*both)
     _check(found[0][0], found[1][0])
     assert bool(found[0][1][1]) and torch.equal(found[0][1], found[1][1])
+
+
+def test_of_equal_logits_the_first_is_the_prediction() -> None:
+    """As argmax has it, which evaluations and the plain path ask; in bfloat16 the two highest are often equal."""
+    width, top = 9000, 8.0
+    places = torch.tensor([3, 700, 8500])  # the last one in the kernel's second block
+    logits = _new(TOKENS, width)
+    logits[:, places] = top
+    targets = places.repeat(TOKENS)[:TOKENS].to(DEVICE)
+    trained = torch.tensor(TOKENS, device=DEVICE)
+    rights = [room.cross_entropy(logits.clone(), targets, trained)[1] for room in (ops, reference)]
+    assert rights[0].tolist() == rights[1].tolist() == (targets == 3).tolist()

@@ -10,7 +10,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from launcher.account import bootstrap
-from launcher.account.templates import find_broken, load_template, shipped_templates
+from launcher.account.templates import load_template, shipped_templates
 from launcher.aws import stacks
 from launcher.aws.session import Session
 from launcher.aws.site import find_site
@@ -23,7 +23,6 @@ STACK_ID = "arn:aws:cloudformation:eu-west-1:111122223333:stack/launcher/1"
 CHANGE_SET = "arn:aws:cloudformation:eu-west-1:111122223333:changeSet/c/1"
 OURS = "launcher training: bucket and more"
 SCHEDULES = "launcher-schedule"
-TOKEN = "hf_" + "a1B2c3D4e5" * 3
 Stub = Callable[[str], Stubber]
 
 
@@ -66,6 +65,13 @@ def add_no_stack(stub: Stub, name: str = "launcher") -> None:
         400,
         expected_params={"StackName": name},
     )
+
+
+def add_exports(stub: Stub, **values: str) -> None:
+    exports = [
+        {"ExportingStackId": STACK_ID, "Name": f"launcher-{key}", "Value": value} for key, value in values.items()
+    ]
+    stub("cloudformation").add_response("list_exports", {"Exports": exports}, {})
 
 
 def event(number: int, resource: str, status: str, reason: str = "", of_stack: bool = False) -> dict[str, Any]:
@@ -164,6 +170,7 @@ def add_discard(stub: Stub, *, is_new: bool) -> None:
 def test_a_proposal_that_nobody_carries_out_leaves_nothing(session: Session, stub: Stub) -> None:
     sign_in(stub)
     add_no_stack(stub)
+    add_exports(stub)
     add_proposal(stub, "CREATE")
     add_discard(stub, is_new=True)
     with bootstrap.proposed(session, "launcher", {}) as proposal:
@@ -173,6 +180,7 @@ def test_a_proposal_that_nobody_carries_out_leaves_nothing(session: Session, stu
 def test_so_does_one_that_is_interrupted(session: Session, stub: Stub) -> None:
     sign_in(stub)
     add_no_stack(stub)
+    add_exports(stub)
     add_proposal(stub, "CREATE")
     add_discard(stub, is_new=True)
     with pytest.raises(KeyboardInterrupt), bootstrap.proposed(session, "launcher", {}):
@@ -191,6 +199,7 @@ def test_nothing_to_change(session: Session, stub: Stub) -> None:
 def test_a_refused_proposal_says_why_and_leaves_nothing(session: Session, stub: Stub) -> None:
     sign_in(stub)
     add_no_stack(stub)
+    add_exports(stub)
     add_proposal(stub, "CREATE", "FAILED", "Bucket already exists")
     add_discard(stub, is_new=True)
     with pytest.raises(CloudError, match="Bucket already exists"), bootstrap.proposed(session, "launcher", {}):
@@ -200,6 +209,7 @@ def test_a_refused_proposal_says_why_and_leaves_nothing(session: Session, stub: 
 def test_a_failed_stack_is_explained_by_its_first_failure(session: Session, stub: Stub) -> None:
     sign_in(stub)
     add_no_stack(stub)
+    add_exports(stub)
     add_proposal(stub, "CREATE")
     cloud = stub("cloudformation")
     start = event(1, "launcher", "REVIEW_IN_PROGRESS", of_stack=True)
@@ -235,6 +245,58 @@ def test_events_are_told_once_while_the_stack_grows(session: Session, stub: Stub
     assert len(pauses) == 3
 
 
+def start_of_a_change(stub: Stub) -> None:
+    add_proposal(stub, "UPDATE")
+    cloud = stub("cloudformation")
+    cloud.add_response(
+        "describe_stack_events", {"StackEvents": [event(1, "launcher", "CREATE_COMPLETE", of_stack=True)]}
+    )
+    cloud.add_response("execute_change_set", {}, {"ChangeSetName": CHANGE_SET})
+    events = [event(2, "JobRole", "UPDATE_IN_PROGRESS"), event(1, "launcher", "CREATE_COMPLETE", of_stack=True)]
+    cloud.add_response("describe_stack_events", {"StackEvents": events})
+
+
+GOES_ON = "The stack launcher goes on without you; the same command again tells where it is."
+
+
+def test_who_interrupts_a_change_is_told_that_it_goes_on(session: Session, stub: Stub) -> None:
+    sign_in(stub)
+    add_stack(stub, "CREATE_COMPLETE")
+    start_of_a_change(stub)
+    said: list[str] = []
+
+    def interrupt(line: str) -> None:
+        said.append(line)
+        if len(said) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), bootstrap.proposed(session, "launcher", {}) as proposal:
+        proposal.carry_out(interrupt)
+    assert said[1:] == [GOES_ON]
+
+
+def test_so_is_whose_sign_in_ends_meanwhile(session: Session, stub: Stub) -> None:
+    sign_in(stub)
+    add_stack(stub, "CREATE_COMPLETE")
+    start_of_a_change(stub)
+    stub("cloudformation").add_client_error("describe_stack_events", "ExpiredToken", "The token is expired", 403)
+    with pytest.raises(CredentialsError) as caught, bootstrap.proposed(session, "launcher", {}) as proposal:
+        proposal.carry_out()
+    assert "Sign in again" in caught.value.hint
+    assert GOES_ON in caught.value.hint
+
+
+def test_so_is_a_teardown_that_loses_its_sign_in(session: Session, stub: Stub) -> None:
+    cloud = stub("cloudformation")
+    cloud.add_response("describe_stack_events", {"StackEvents": []})
+    cloud.add_response("delete_stack", {}, {"StackName": STACK_ID})
+    cloud.add_client_error("describe_stack_events", "ExpiredToken", "The token is expired", 403)
+    removal = bootstrap.Removal(session, stacks.Stack("launcher", STACK_ID, "CREATE_COMPLETE", OURS, {}, {}))
+    with pytest.raises(CredentialsError) as caught:
+        removal.carry_out()
+    assert GOES_ON in caught.value.hint
+
+
 def test_who_may_not_look_at_stacks_is_told_of_the_other_way(session: Session, stub: Stub) -> None:
     denied = "ann is not authorized to perform: cloudformation:DescribeStacks"
     stub("cloudformation").add_client_error("describe_stacks", "AccessDenied", denied, 403)
@@ -250,64 +312,14 @@ def test_parameters_that_are_not_given_stay_and_the_region_knows_its_registry() 
     assert "Gone" not in made
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--instances", "g5.*"], "--instances is 'g5.*'; it must be types such as ml.g5.xlarge"),
-        (["--instances", "ml.g5.*,"], "with a comma between them"),
-        (["--instances", "ml.g5.* ml.g6.*"], "with a comma between them"),
-        (["--max-runtime", "30s"], "--max-runtime is 30 s; it must be between 60 s and 28 days"),
-        (["--max-runtime", "40d"], "--max-runtime is 3,456,000 s"),
-        (["--email", "notanemail"], "--email is 'notanemail'; it must be an address"),
-        (["--kms-key", "alias/mine"], "--kms-key is 'alias/mine'; it must be a key's ARN"),
-        (["--image-repository", "mine"], "it must be a repository's ARN"),
-        (["--prefix", "team/"], "--prefix is 'team/'"),
-        (["--hf-secret", TOKEN], "--hf-secret holds a Hugging Face token"),
-        (["--email", TOKEN], "--email holds a Hugging Face token"),
-    ],
-)
-def test_a_flag_that_aws_would_refuse_is_refused_here(
-    capsys: pytest.CaptureFixture[str], words: list[str], says: str
-) -> None:
-    """Nobody is signed in: whatever went on to AWS would end with exit code 3."""
-    assert main(["bootstrap", "--yes", "--region", "eu-west-1", *words]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert TOKEN not in said
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--instances", " ml.g5.* , ml.p6-b200.48xlarge", "--max-runtime", "28d", "--email", "a.b@c.example.com"],
-        ["--kms-key", "arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1", "--prefix", "a/b.c", "--hf-secret", "hf"],
-        ["--kms-key", "", "--email", "", "--image-repository", "", "--hf-secret", ""],
-    ],
-)
-def test_a_flag_that_aws_would_take_passes(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    assert main(["bootstrap", "--yes", "--region", "eu-west-1", *words]) == 3
-    assert "No AWS credentials were found." in capsys.readouterr().err
-
-
-def test_spaces_beside_commas_never_reach_the_policy() -> None:
-    args = make_parser().parse_args(["bootstrap", "--instances", "ml.g5.*, ml.g6.* "])
-    assert account._given(args) == {"InstanceTypes": "ml.g5.*,ml.g6.*"}
-
-
-def test_the_template_takes_its_own_defaults() -> None:
-    for template in shipped_templates():
-        known = load_template(template)["Parameters"]
-        defaults = {name: str(about["Default"]) for name, about in known.items() if "Default" in about}
-        assert find_broken(template, defaults) == {}
-
-
 def outputs(**values: str) -> list[dict[str, str]]:
     return [{"OutputKey": key, "OutputValue": value} for key, value in values.items()]
 
 
-def add_schedules(stub: Stub, role: str, status: str = "CREATE_COMPLETE") -> None:
+def add_schedules(stub: Stub, role: str, status: str = "CREATE_COMPLETE", **parameters: str) -> None:
     made = outputs(GroupName="group", QueueArn="arn:aws:sqs:eu-west-1:111122223333:dead")
-    given = [{"ParameterKey": "JobRoleName", "ParameterValue": role}]
+    values = {"JobRoleName": role, **parameters}
+    given = [{"ParameterKey": key, "ParameterValue": value} for key, value in values.items()]
     add_stack(stub, status, "launcher schedule: x", SCHEDULES, Outputs=made, Parameters=given)
 
 
@@ -340,12 +352,54 @@ def test_the_schedules_of_another_stack_stay(session: Session, stub: Stub, there
     assert [item.stack.name for item in bootstrap.find_removals(session, "launcher")] == ["launcher"]
 
 
+@pytest.mark.parametrize(
+    ("theirs", "differ"),
+    [
+        ({"InstanceTypes": "ml.g5.*", "MaxRuntime": "3600"}, False),
+        ({"InstanceTypes": "ml.g5.*", "MaxRuntime": "86400"}, True),
+        ({"InstanceTypes": "ml.p5.*", "MaxRuntime": "3600"}, True),
+        ({}, True),  # of a template that knew no limits
+        (None, False),
+    ],
+)
+def test_schedules_that_were_left_with_other_limits_are_noticed(
+    session: Session, stub: Stub, theirs: dict[str, str] | None, differ: bool
+) -> None:
+    limits = {"InstanceTypes": "ml.g5.*", "MaxRuntime": "3600"}
+    made = {"RoleName": "launcher-JobRole-1", "TopicArn": "arn:t", "LauncherPolicyArn": "arn"}
+    training = stacks.Stack("launcher", STACK_ID, "UPDATE_COMPLETE", OURS, made, limits)
+    assert bootstrap.schedule_parameters(training) == {
+        "JobRoleName": "launcher-JobRole-1",
+        "NoticeTopicArn": "arn:t",
+        **limits,
+    }
+    if theirs is None:
+        add_no_stack(stub, SCHEDULES)
+    else:
+        add_schedules(stub, "launcher-JobRole-1", **theirs)
+    assert bootstrap.has_other_limits(session, training) is differ
+
+
 def test_schedules_that_are_being_changed_hold_the_teardown_up(session: Session, stub: Stub) -> None:
     sign_in(stub)
     add_training(stub)
     add_schedules(stub, "launcher-JobRole-1", "UPDATE_IN_PROGRESS")
     with pytest.raises(SiteError, match=f"The stack {SCHEDULES} is being changed"):
         bootstrap.find_removals(session, "launcher")
+
+
+def test_every_policy_of_a_stack_is_one_to_attach(
+    session: Session, stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bucket with a key of its own has two: who holds the first alone can upload nothing."""
+    policies = {key: f"arn:{key}" for key in ("LauncherPolicyArn", "LauncherKeyPolicyArn", "SchedulesPolicyArn")}
+    add_stack(stub, "CREATE_COMPLETE", Outputs=outputs(**policies))
+    proposal = bootstrap.Proposal(session, "111122223333", "launcher", stacks.ChangeSet("c", STACK_ID, False))
+    account._report(False, proposal, "updated")
+    attached = [line.split()[2] for line in capsys.readouterr().err.splitlines() if "-> attach" in line]
+    assert attached == list(policies.values())
+    templates = [load_template(name)["Outputs"] for name in shipped_templates()]
+    assert {key for found in templates for key in found if key.endswith("PolicyArn")} == set(policies)
 
 
 def test_a_stack_that_was_named_and_is_not_there_is_an_error_with_the_names_that_are(

@@ -16,6 +16,7 @@ from launcher.recipe import load_recipe
 from launcher.request import Site, make_request
 
 G5 = Price(1.408, "a test")
+FARAWAY = Price(1.408, "list price in us-east-1; sa-east-1 may differ", is_elsewhere=True)
 SITE = Site("000000000000", "us-east-1", "bucket", "arn:aws:iam::000000000000:role/x")
 MakePlan = Callable[..., Plan]
 
@@ -101,6 +102,23 @@ def test_an_unknown_instance_still_has_its_memory(plan_for: MakePlan) -> None:
     assert "the GPU of ml.g99.xlarge is not known" in shown["time"]
 
 
+def test_a_job_whose_price_nobody_knows_is_asked_about(plan_for: MakePlan) -> None:
+    plan = plan_for(compute__instance="ml.p4de.24xlarge")
+    assert cost(plan, None).worth_asking()
+    assert not cost(plan_for(), G5).worth_asking()
+    assert not cost(plan_for(compute__instance="local"), None).worth_asking()
+
+
+def test_a_gpu_whose_speed_is_not_known_still_has_its_memory_and_is_recommended_to_nobody(plan_for: MakePlan) -> None:
+    shown = rows(cost(plan_for(compute__instance="ml.p6-b200.48xlarge")))
+    assert "fits the B200's 179 GB" in shown["memory"]
+    assert "the speed of the B200 is not known here" in shown["time"]
+    long = {"data__max_length": 4096, "data__padding": "max_length"}
+    # the next larger ones are the older V100 of p3dn, and g7's GPU, whose speed is not known either
+    on_eight = rows(cost(plan_for(compute__instance="ml.g5.48xlarge", **long)))
+    assert "; ml.p4d.24xlarge's would do" in on_eight["memory"]
+
+
 def test_a_model_in_s3_that_has_no_name_is_unknown(plan_for: MakePlan, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('[model]\ns3 = "s3://b/m/"\n[data]\ntrain = "train.jsonl"\n')
@@ -132,11 +150,16 @@ def test_several_gpus_cannot_step_down_and_are_told_what_to_set(plan_for: MakePl
 
 
 def test_an_evaluation_that_cannot_fit_is_refused_before_the_first_one_fails(plan_for: MakePlan) -> None:
+    """Of several GPUs: one alone takes fewer rows at once by itself."""
     wide = {"training__per_device_eval_batch_size": 64, "data__padding": "max_length"}
+    several = {**wide, "compute__count": 2}
     with pytest.raises(RecipeError, match="GiB") as refused:
-        cost(plan_for(**wide))
+        cost(plan_for(**several))
     assert "a smaller per_device_eval_batch_size" in refused.value.hint
-    assert "fits" in rows(cost(plan_for(**wide, data__eval="", training__eval_strategy="no")))["memory"]
+    assert "fits" in rows(cost(plan_for(**several, data__eval="", training__eval_strategy="no")))["memory"]
+    for way in ("auto", "off"):
+        alone = rows(cost(plan_for(**wide, training__fast_step=way)))
+        assert "fits the A10G's 24 GB by fewer rows at once" in alone["memory"]
 
 
 def test_few_rows_are_evaluated_in_smaller_batches(plan_for: MakePlan, write_rows: Callable[..., Path]) -> None:
@@ -146,7 +169,7 @@ def test_few_rows_are_evaluated_in_smaller_batches(plan_for: MakePlan, write_row
 
 
 def test_what_may_fit_is_not_refused(plan_for: MakePlan) -> None:
-    doubtful = plan_for("llama2-lora", compute__instance="ml.g4dn.xlarge")
+    doubtful = plan_for("llama2-lora", compute__instance="ml.g4dn.xlarge", data__max_length=2048)
     assert "may not fit the T4's 16 GB; ml.g5.xlarge's would do" in rows(cost(doubtful))["memory"]
 
 
@@ -174,6 +197,10 @@ def test_a_cost_limit_becomes_a_time_limit_in_the_request_and_in_the_job(plan_fo
     assert limited.config.recipe_digest == plan_for().config.recipe_digest  # the run goes on under another limit
 
 
+def test_another_region_s_price_is_shown_where_nothing_is_promised(plan_for: MakePlan) -> None:
+    assert "sa-east-1 may differ" in rows(cost(plan_for(), FARAWAY))["cost"]
+
+
 def test_a_cost_limit_above_the_time_limit_changes_nothing(plan_for: MakePlan) -> None:
     plan = plan_for(compute__max_cost=100)
     assert cost(plan).plan is plan
@@ -189,6 +216,7 @@ def test_a_cost_limit_holds_for_all_instances_together(plan_for: MakePlan) -> No
     [
         (G5, 0.01, r"\$0.01 buys 0 minutes .* takes at least 3"),
         (None, 5, "no price for ml.g5.xlarge"),
+        (FARAWAY, 5, r"only another region's price is known here: \$1.408 an hour \(list price in us-east-1"),
     ],
 )
 def test_a_cost_limit_that_cannot_be_kept_is_refused(
@@ -213,7 +241,6 @@ def test_asking_goes_by_what_the_job_may_cost(plan_for: MakePlan) -> None:
     assert not cost(plan_for()).worth_asking()  # its limit is 5.68, but it takes minutes
     assert cost(plan_for(compute__confirm_above=0.05)).worth_asking()
     assert cost(plan_for(model__id="nobody/nothing", compute__confirm_above=5)).worth_asking()
-    assert not cost(plan_for(), None).worth_asking()
 
 
 def test_keeping_the_best_adapter_without_eval_rows_is_refused_in_a_sentence(plan_for: MakePlan) -> None:

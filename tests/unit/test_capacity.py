@@ -61,6 +61,22 @@ def test_no_type_left_is_refused_with_the_page_to_ask_on(quotas: tuple[Session, 
     assert "servicequotas" in refused.value.hint and refused.value.exit_code == 3
 
 
+def test_a_quota_below_the_count_is_as_good_as_none(quotas: tuple[Session, Stubber]) -> None:
+    session, stub = quotas
+    two = {"compute.count": 2}
+    said: list[str] = []
+    answer(stub, g5=1, g6=2)
+    assert drop_unavailable(plan_for(f"{G5},{G6}", **two), session, said.append).recipe.compute.instances == (G6,)
+    assert said == [f"note: left out {G5}, for which the account's quota is below the 2 that the job takes"]
+
+
+def test_quotas_all_below_the_count_are_refused(quotas: tuple[Session, Stubber]) -> None:
+    session, stub = quotas
+    answer(stub, g5=1, g6=1)
+    with pytest.raises(SiteError, match="quota is below the 2 that the job takes for all of"):
+        drop_unavailable(plan_for(f"{G5},{G6}", **{"compute.count": 2}), session)
+
+
 def test_quotas_that_cannot_be_read_drop_nothing(quotas: tuple[Session, Stubber]) -> None:
     session, stub = quotas
     stub.add_client_error("list_service_quotas", "AccessDeniedException", "no servicequotas:ListServiceQuotas")

@@ -13,8 +13,10 @@ from launcher.aws.shapes import check_request, load_service
 from launcher.aws.site import LOCAL_SITE
 from launcher.compute import MAX_RUNTIME_S, NVIDIA, drop_without_quota
 from launcher.errors import RecipeError
+from launcher.instances import INSTANCES
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
+from launcher.recipe_sections import Compute
 from launcher.request import ISOLATED_BUNDLE, make_request
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1"
@@ -61,6 +63,9 @@ def in_compute(**keys: Any) -> dict[str, Any]:
             for name in ("ml.t3.medium", "ml.m5.xlarge", "ml.trn1.2xlarge", "ml.inf2.xlarge", "ml.c7i-flex.large")
         ],
         (in_compute(instance="ml.g5.xlarge,ml.m5.xlarge"), "ml.m5.xlarge, which has no NVIDIA GPU"),
+        (in_compute(instance="ml.p2.xlarge"), "ml.p2.xlarge, which cannot run this training: CUDA 12"),
+        (in_compute(instance="ml.p6e-gb200.36xlarge"), "ml.p6e-gb200.36xlarge, which cannot run this training: its pr"),
+        (in_compute(instance="ml.g6.4xlarge", volume_kms_key=KEY), "ml.g6.4xlarge brings its own encrypted disk"),
         (in_compute(max_runtime="60d"), "compute.max_runtime is 5,184,000 s; SageMaker runs a job for at most 28 days"),
     ],
 )
@@ -78,6 +83,42 @@ def test_every_type_of_aws_with_an_nvidia_gpu_passes_and_28_days_do() -> None:
     assert {name[0] for name in refused} == set("cmrt")  # processors alone, and Trainium
     assert {"ml.g5.xlarge", "ml.g7e.2xlarge", "ml.p6-b200.48xlarge"} <= {name for name in types if NVIDIA.match(name)}
     assert load_recipe("qwen2.5-1.5b-medical", in_compute(max_runtime="28d")).compute.max_runtime_s == MAX_RUNTIME_S
+
+
+def test_of_every_type_of_aws_with_an_nvidia_gpu_it_is_known_what_it_holds() -> None:
+    types = load_service("sagemaker").shape_for("TrainingInstanceType").enum
+    assert {name for name in types if NVIDIA.match(name)} == set(INSTANCES)
+    for known in INSTANCES.values():
+        assert known.gpus in (1, 2, 4, 8) or known.useless
+        assert 12 <= known.gpu_memory_gb < 300 and known.memory_gb >= 16
+        # of them all only p2 and p3 (but for p3dn) have no disk of their own
+        assert known.nvme or known.gpu in ("K80", "V100")
+
+
+@pytest.mark.parametrize(
+    ("instance", "gpus"),
+    [("ml.p6-b200.48xlarge", 8), ("ml.g6.24xlarge", 4), ("ml.g7e.12xlarge", 2), ("ml.g6.16xlarge", 1)],
+)
+def test_a_job_has_as_many_processes_as_its_instance_has_gpus(instance: str, gpus: int) -> None:
+    plan = plan_with(compute__instance=instance, output__kms_key=KEY)
+    request = make_request(plan, LOCAL_SITE)
+    check_request(request)
+    assert plan.gpus == gpus
+    assert ("sagemaker_torch_distributed_enabled" in request["HyperParameters"]) == (gpus > 1)
+    assert "VolumeKmsKeyId" not in request["ResourceConfig"]  # a disk of its own, for which AWS refuses one
+    assert not any("not known" in note for note in plan.notes)
+
+
+def test_a_type_that_nobody_knows_says_what_it_may_waste_and_gets_no_key_by_guess() -> None:
+    plan = plan_with(compute__instance="ml.g99.xlarge", output__kms_key=KEY)
+    assert "VolumeKmsKeyId" not in make_request(plan, LOCAL_SITE)["ResourceConfig"]
+    gpus, disk = (note for note in plan.notes if "not known here" in note)
+    assert gpus.startswith("how many GPUs ml.g99.xlarge has") and "all of them are billed" in gpus
+    assert "compute.volume_kms_key" in disk
+    named = plan_with(compute__instance="ml.g99.xlarge", output__kms_key=KEY, compute__volume_kms_key=KEY)
+    assert make_request(named, LOCAL_SITE)["ResourceConfig"]["VolumeKmsKeyId"] == KEY
+    on_p3 = plan_with(compute__instance="ml.p3.2xlarge", output__kms_key=KEY)
+    assert make_request(on_p3, LOCAL_SITE)["ResourceConfig"]["VolumeKmsKeyId"] == KEY
 
 
 def test_several_types_go_out_as_preferences_in_their_order() -> None:
@@ -99,9 +140,9 @@ def test_a_shown_recipe_says_the_types_as_they_were_given(types: str) -> None:
     assert recipe.value("compute.instance") == types
 
 
-def test_a_type_without_a_quota_is_dropped_and_an_unknown_quota_is_not_one() -> None:
-    types = ("ml.g5.xlarge", "ml.g6.xlarge", "ml.g6e.xlarge")
-    kept, dropped = drop_without_quota(types, {"ml.g5.xlarge": 0, "ml.g6.xlarge": 2})
+def test_a_type_without_quota_enough_is_dropped_and_an_unknown_quota_is_not_one() -> None:
+    compute = Compute(instances=("ml.g5.xlarge", "ml.g6.xlarge", "ml.g6e.xlarge"), count=2)
+    kept, dropped = drop_without_quota(compute, {"ml.g5.xlarge": 1, "ml.g6.xlarge": 2})
     assert (kept, dropped) == (("ml.g6.xlarge", "ml.g6e.xlarge"), ("ml.g5.xlarge",))
 
 

@@ -14,6 +14,9 @@ from botocore.stub import Stubber
 
 from launcher.account.doctor import Finding, examine, is_healthy
 from launcher.aws.identity import Identity, find_principal
+from launcher.cli import make_parser
+from launcher.cli.health import find_exit_code
+from launcher.cli.recipes import load_recipe_from
 from launcher.recipe import Recipe, load_recipe
 
 ACCOUNT, REGION, BUCKET = "111122223333", "us-east-1", "my-bucket"
@@ -67,6 +70,7 @@ class Account:
         self.asked: list[dict[str, Any]] = []
         self.roles: list[tuple[int, dict[str, Any]]] = []
         self.token = ""
+        self.is_binary = False
 
     def open(self) -> None:
         """Some are asked for side by side, and a Stubber knows one order only: these go by name."""
@@ -92,7 +96,8 @@ class Account:
 
     def _secret(self, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
         assert json.loads(params["body"]) == {"SecretId": "hub-token"}
-        return Answered(200), {"ARN": SECRET, "SecretString": self.token}
+        held = {"SecretBinary": b"hidden"} if self.is_binary else {"SecretString": self.token}
+        return Answered(200), {"ARN": SECRET, **held}
 
     def _note(self, params: dict[str, Any], **_: Any) -> None:
         self.asked.append(params)
@@ -255,7 +260,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def look(account: Account, recipe: Recipe) -> dict[str, Finding]:
     found = {finding.name: finding for finding in examine(recipe, make_client=account.make)}
     assert list(found) == [
-        "identity", "region", "role", "permissions", "bucket", "places", "quota", "image", "model", "token", "price",
+        "identity", "region", "role", "job", "permissions", "bucket", "places", "quota", "image", "model", "token",
+        "price",
     ]  # fmt: skip
     return found
 
@@ -284,13 +290,17 @@ def test_permissions_are_simulated_for_each_thing_with_its_conditions(
     account: Account, recipe_for: Callable[..., Recipe]
 ) -> None:
     look(account.good(), recipe_for())
-    assert {call["ResourceArns"][0]: call["ActionNames"] for call in account.asked} == RESOURCES
-    assert all(call["PolicySourceArn"] == USER and call["ContextEntries"] == CONTEXT for call in account.asked)
+    asked = [call for call in account.asked if call["PolicySourceArn"] == USER]
+    assert {call["ResourceArns"][0]: call["ActionNames"] for call in asked} == RESOURCES
+    assert all(call["ContextEntries"] == CONTEXT for call in asked)
+    assert {call["PolicySourceArn"] for call in account.asked} == {USER, ROLE}  # the job's role has a check of its own
 
 
 def test_a_denied_action_is_named(account: Account, recipe_for: Callable[..., Recipe]) -> None:
     account.denied = {"iam:PassRole": "implicitDeny", "s3:PutObject": "explicitDeny"}
-    finding = only_missing(look(account.good(), recipe_for()), "permissions")
+    found = look(account.good(), recipe_for())
+    assert [name for name, finding in found.items() if finding.state == "missing"] == ["job", "permissions"]
+    finding = found["permissions"]
     assert "iam:PassRole, s3:PutObject (by an explicit deny) on my-bucket/launcher/source/" in finding.text
 
 
@@ -309,7 +319,8 @@ def test_a_topic_that_the_role_may_not_tell_is_named(account: Account, recipe_fo
     topic = f"arn:aws:sns:{REGION}:{ACCOUNT}:mine"
     finding = only_missing(look(account.good(), recipe_for(schedule__notify_topic=topic)), "role")
     assert topic in finding.text
-    assert [call["PolicySourceArn"] for call in account.asked].count(ROLE) == 1
+    publishing = [call for call in account.asked if "sns:Publish" in call["ActionNames"]]
+    assert [call["PolicySourceArn"] for call in publishing] == [ROLE]
 
 
 @pytest.mark.parametrize("status", [301, 400])
@@ -415,6 +426,55 @@ def test_a_gated_model_with_a_token_that_does_not_read_it(account: Account, reci
     assert "hidden" not in str(finding)
 
 
+def test_a_secret_of_bytes_holds_no_token(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.is_binary = True
+    named = recipe_for(model__id="me/gated", secrets__hf_token="hub-token")
+    finding = only_missing(look(account.good(), named), "model")
+    assert "hub-token holds bytes and no text" in finding.text
+    assert "--secret-string" in finding.fix
+    assert "hidden" not in str(finding)
+
+
+def test_a_check_that_breaks_is_said_with_its_place_and_takes_no_other_along(
+    account: Account, recipe_for: Callable[..., Recipe]
+) -> None:
+    account.good("get_role").roles.append((200, {"Role": {"RoleName": "trainer"}}))
+    found = look(account, recipe_for())
+    assert [name for name, finding in found.items() if finding.state != "ok"] == ["role"]
+    assert found["role"].state == "broken"
+    assert "KeyError: 'AssumeRolePolicyDocument' (identity.py:" in found["role"].text
+    assert find_exit_code(list(found.values())) == 1
+    assert find_exit_code([*found.values(), Finding("bucket", "missing", "gone")]) == 3
+
+
+def test_so_is_one_that_all_others_hang_on(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    account.stubs["sts"].add_response("get_caller_identity", {})
+    found = look(account.good("get_caller_identity"), recipe_for())
+    assert found["identity"].state == "broken"
+    assert found["region"].state == "ok"
+
+
+def test_a_region_that_is_none_is_not_asked_in(account: Account, recipe_for: Callable[..., Recipe]) -> None:
+    found = look(account.good(), recipe_for(compute__region="us-eastt-1"))
+    assert found["identity"].state == "ok"
+    assert found["region"].state == "missing"
+    assert found["region"].text == "us-eastt-1 is not a region of AWS."
+    assert found["region"].fix == "Did you mean us-east-1?"
+    assert [name for name, finding in found.items() if finding.state == "unknown"] == [
+        "permissions", "bucket", "places", "quota", "image",
+    ]  # fmt: skip
+    assert not account.asked or {call["PolicySourceArn"] for call in account.asked} == {ROLE}
+
+
+def test_doctor_takes_the_flags_that_change_what_it_asks() -> None:
+    words = ["--spot", "--max-runtime", "2h", "--max-wait", "3h", "--keep-alive", "20m"]
+    args = make_parser().parse_args(["doctor", *words])
+    assert (args.max_runtime, args.max_wait, args.keep_alive, args.spot) == ("2h", "3h", "20m", True)
+    spot = load_recipe_from(make_parser().parse_args(["doctor", *words[:5]])).compute
+    assert (spot.max_runtime_s, spot.max_wait_s) == (7200, 10800)
+    assert load_recipe_from(make_parser().parse_args(["doctor", *words[5:]])).compute.keep_alive_s == 1200
+
+
 def test_a_gated_model_without_a_token(account: Account, recipe_for: Callable[..., Recipe]) -> None:
     assert "is gated" in only_missing(look(account.good(), recipe_for(model__id="me/gated")), "model").text
 
@@ -431,7 +491,7 @@ def test_expired_credentials_are_one_finding_and_the_rest_is_shown(
     assert found["identity"].state == "missing"
     assert "aws sso login" in found["identity"].fix
     assert [name for name, finding in found.items() if finding.state == "unknown"] == [
-        "role", "permissions", "bucket", "quota", "image",
+        "role", "job", "permissions", "bucket", "quota", "image",
     ]  # fmt: skip
     assert found["model"].state == found["price"].state == "ok"
 
@@ -457,4 +517,4 @@ def test_root_is_not_simulated(account: Account, recipe_for: Callable[..., Recip
     root = {"Account": ACCOUNT, "Arn": f"arn:aws:iam::{ACCOUNT}:root", "UserId": "x"}
     found = look(account.answers("sts", "get_caller_identity", root).good("get_caller_identity"), recipe_for())
     assert "root user" in found["permissions"].text
-    assert not account.asked
+    assert {call["PolicySourceArn"] for call in account.asked} == {ROLE}  # the job is not root

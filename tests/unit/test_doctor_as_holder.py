@@ -129,7 +129,10 @@ def test_another_role_is_told_what_it_needs_to_look_at_itself(account: Asked) ->
         ({"compute.instance": "ml.p5.48xlarge"}, "sagemaker:CreateTrainingJob"),
         ({"compute.instance": f"{G5},ml.p5.4xlarge"}, "sagemaker:CreateTrainingJob"),
         ({"compute.max_runtime": "30h"}, "sagemaker:CreateTrainingJob"),
-        ({"output.bucket": "other"}, "s3:PutObject on other/launcher/source/, s3:PutObject on other/launcher/data/"),
+        (
+            {"output.bucket": "other", "compute.role": JOB_ROLE},
+            "s3:PutObject on other/launcher/source/, s3:PutObject on other/launcher/data/",
+        ),
         ({"compute.role": "arn:aws:iam::111122223333:role/trainers"}, "iam:PassRole"),
     ],
 )
@@ -137,6 +140,96 @@ def test_what_the_policy_does_not_allow_is_named(account: Asked, overrides: dict
     finding = account.look(**overrides)["permissions"]
     assert finding.state == "missing"
     assert denied in finding.text
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"compute.instance": "ml.p5.48xlarge"}, {"compute.max_runtime": "30h"}], ids=["type", "time"]
+)
+def test_the_limits_of_bootstraps_policy_are_named_where_they_bite(account: Asked, overrides: dict[str, Any]) -> None:
+    assert "bootstrap --instances TYPES --max-runtime TIME" in account.look(**overrides)["permissions"].fix
+
+
+OWN_KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1"
+OWN_IMAGES = f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/mine"
+NAMED: dict[str, dict[str, Any]] = {
+    "--kms-key": {"output.kms_key": OWN_KEY},
+    "--vpc existing": {
+        "compute.subnets": ["subnet-0123456789abcdef0"],
+        "compute.security_groups": ["sg-0123456789abcdef0"],
+    },
+    "--image-repository": {"image.uri": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/mine:1"},
+}
+DEPLOYED = {
+    "--kms-key": {"KmsKeyArn": OWN_KEY},
+    "--vpc existing": {"Network": "existing"},
+    "--image-repository": {"ImageRepositoryArn": OWN_IMAGES},
+}
+LACKS = {
+    "--kms-key": "kms:GenerateDataKey",
+    "--vpc existing": "ec2:CreateNetworkInterface",
+    "--image-repository": "ecr:BatchGetImage",
+}
+
+
+def be_administrator(account: Asked) -> None:
+    account.own = [{"Effect": "Allow", "Action": "*", "Resource": "*"}]
+
+
+@pytest.mark.parametrize("flag", NAMED)
+def test_what_the_recipe_names_must_be_open_to_the_job_too(account: Asked, flag: str) -> None:
+    be_administrator(account)
+    finding = account.look(**NAMED[flag])["job"]
+    assert finding.state == "missing"
+    assert f"the policies of {JOB_ROLE} do not let the job" in finding.text
+    assert LACKS[flag] in finding.text
+    assert f"launcher bootstrap {flag}" in finding.fix
+
+    account.deploy(**DEPLOYED[flag])
+    be_administrator(account)
+    assert account.look(**NAMED[flag])["job"].state == "ok"
+
+
+def test_a_volumes_key_needs_a_grant_by_the_job(account: Asked) -> None:
+    be_administrator(account)
+    named = {"compute.instance": "ml.p3.2xlarge", "compute.volume_kms_key": OWN_KEY}
+    assert "encrypt its volume (kms:CreateGrant on" in account.look(**named)["job"].text
+    account.deploy(KmsKeyArn=OWN_KEY)
+    be_administrator(account)
+    assert account.look(**named)["job"].state == "ok"
+
+
+def test_whether_a_job_may_use_an_alias_is_not_known(account: Asked) -> None:
+    assert account.look(**{"output.kms_key": "alias/mine"})["job"].state == "unknown"
+
+
+def test_the_stacks_role_is_not_taken_for_another_bucket(account: Asked) -> None:
+    """Neither by doctor nor by submit, which looks for its site in the same way."""
+    be_administrator(account)
+    finding = account.look(**{"output.bucket": "team-bucket"})["role"]
+    assert finding.state == "missing"
+    assert f"may only use the stack's bucket {BUCKET}, and output.bucket is team-bucket" in finding.text
+    found = account.look(**{"output.bucket": "team-bucket", "compute.role": JOB_ROLE})
+    assert states(found, "missing") == ["job"]
+    for action in ("s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"):
+        assert action in found["job"].text
+
+
+def test_the_key_of_the_bucket_takes_the_second_policy(account: Asked) -> None:
+    account.deploy(KmsKeyArn=OWN_KEY)
+    finding = account.look()["permissions"]
+    assert finding.state == "missing"
+    assert f"kms:Decrypt on {OWN_KEY}, kms:GenerateDataKey on {OWN_KEY}" in finding.text
+    assert "LauncherKeyPolicyArn" in finding.fix
+    account.own = [*account.own, *account.site.statements("LauncherKeyPolicy")]
+    found = account.look()
+    assert states(found, "ok") == list(found), found
+
+
+def test_fetching_what_another_key_encrypts_takes_that_key(account: Asked) -> None:
+    account.deploy(KmsKeyArn=OWN_KEY)
+    account.own = [*account.own, *account.site.statements("LauncherKeyPolicy")]
+    other = OWN_KEY.replace("key/1", "key/2")
+    assert f"kms:Decrypt on {other}" in account.look(**{"output.kms_key": other})["permissions"].text
 
 
 def test_an_account_without_a_stack_lacks_role_and_bucket(account: Asked) -> None:
@@ -160,7 +253,7 @@ def test_a_stack_that_nobody_may_look_at_is_unknown(account: Asked) -> None:
     account.own = [statement for statement in account.own if statement["Sid"] != "FindSite"]
     found = account.look()
     assert states(found, "missing") == []
-    assert states(found, "unknown") == ["role", "bucket"]
+    assert states(found, "unknown") == ["role", "job", "bucket"]
     assert "AccessDenied" in found["role"].text
     assert "Or set compute.role and output.bucket." in found["role"].fix
 

@@ -53,6 +53,7 @@ def client_error(code: str, message: str = "") -> ClientError:
         (client_error("ValidationException", "KMS key x"), SiteError, 3),
         (client_error("ResourceNotFound", "no such job"), UnknownJob, 2),
         (client_error("AccessDeniedException", "not authorized to perform: sagemaker:AddTags"), SiteError, 3),
+        (client_error("AccessDeniedException", "not authorized to perform: sagemaker:CreateTrainingJob"), SiteError, 3),
         (client_error("KMS.DisabledException", "key is disabled"), SiteError, 3),
         (client_error("OptInRequired", ""), SiteError, 3),
         (client_error("RequestTimeTooSkewed", ""), CredentialsError, 3),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launcher.cli import make_parser
+from launcher.cli import main, make_parser, recipes
 from launcher.cli.recipes import load_recipe_from
 from launcher.errors import RecipeError
 from launcher.plan import make_plan
@@ -76,6 +76,49 @@ def test_a_wrong_adapter_is_named_in_full(here: Path, written: str, says: str) -
     assert caught.value.message.startswith(says.format(here=here))
     assert "launcher fetch" in str(caught.value.hint)
     assert "Hub id" not in str(caught.value.hint)
+
+
+TOO_LONG = "q" * 3000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", TOO_LONG),
+        ("plan", "--model", TOO_LONG),
+        ("plan", "--train", TOO_LONG),
+        ("plan", "--set", f"model.adapter={TOO_LONG}"),
+        ("plan", "--set", f'code.files=["{TOO_LONG}"]'),
+        ("plan", "--train", "", "--set", f'data.sources=[{{path="{TOO_LONG}"}}]'),
+        ("plan", "--train", "", "--set", f'data.sources=[{{dataset="{TOO_LONG}"}}]'),
+        ("recipe", "show", "--model", TOO_LONG),
+        ("check", TOO_LONG),
+        ("preview", "--train", TOO_LONG),
+        ("compare", TOO_LONG),
+        ("doctor", TOO_LONG),
+        ("submit", "--instance", "local", "--eval", TOO_LONG),
+        ("schedule", "create", TOO_LONG, "--rate", "1d"),
+        ("plan", "--train", "~no-such-user/rows.jsonl"),
+        ("plan", "--model", "~no-such-user/model"),
+    ],
+)
+def test_a_path_that_the_system_refuses_is_a_sentence_of_two_lines(
+    here: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and len(said.splitlines()) == 2
+    assert len(said) < 600
+
+
+def test_an_error_of_the_network_or_of_ours_is_not_taken_for_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: Any) -> int:
+        raise error
+
+    monkeypatch.setattr(recipes, "run_plan", fail)
+    for error in (ConnectionRefusedError(111, "Connection refused"), FileNotFoundError(2, "No such file", "ours.toml")):
+        with pytest.raises(type(error)):
+            main(["plan"])
 
 
 def test_a_new_adapter_has_no_source(here: Path) -> None:

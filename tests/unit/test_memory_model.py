@@ -131,7 +131,16 @@ def test_an_evaluation_of_many_rows_at_once_takes_what_its_logits_take() -> None
     without, with_one = (estimate_memory(shape, config, rows, scored) for scored in (None, rows))
     logits = 16 * 1024 * 151_936 * 8 / 2**30
     assert logits < with_one.peak < logits + 2 and without.peak < logits
-    assert with_one.least > without.least
+    assert with_one.high > logits
+
+
+def test_one_process_evaluates_fewer_rows_at_once_and_several_cannot() -> None:
+    config = TrainConfig(gradient_checkpointing=True, per_device_eval_batch_size=16)
+    shape, rows = find_shape(config, None), Lengths(1024, 500)
+    alone, several = (estimate_memory(shape, config, rows, rows, processes=count) for count in (1, 4))
+    one = estimate_memory(shape, dataclasses.replace(config, per_device_eval_batch_size=1), rows, rows)
+    assert (alone.least, alone.enough, alone.scored) == (one.least, one.enough, one.scored)
+    assert several.least > 2 * alone.least and several.scored > 2 * alone.scored
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,13 @@ FULL = {
 PLAIN_SITE = deployed.Deployed(load_template("training"))
 FULL_SITE = deployed.Deployed(load_template("training"), **FULL)
 
+SCHEDULES = deployed.Deployed(
+    load_template("schedule"), JobRoleName="launcher-JobRole", NoticeTopicArn=PLAIN_SITE.outputs["TopicArn"]
+)
+TIGHT_SCHEDULES = deployed.Deployed(
+    load_template("schedule"), JobRoleName="launcher-JobRole", InstanceTypes="ml.g5.xlarge", MaxRuntime="3600"
+)
+
 B = "arn:aws:s3:::launcher-111122223333-eu-west-1"
 JOB = "arn:aws:sagemaker:eu-west-1:111122223333:training-job/my-run-20260101-120000"
 ROLE = "arn:aws:iam::111122223333:role/launcher-JobRole"
@@ -189,10 +196,31 @@ FULL_PEOPLE: list[tuple[str, str, Context, bool]] = [
     ("secretsmanager:DescribeSecret", SECRET.replace("hf", "other"), {}, False),
     ("secretsmanager:GetSecretValue", SECRET, {}, False),
 ]
+SCHEDULER: list[tuple[str, str, Context, bool]] = [
+    ("sagemaker:CreateTrainingJob", JOB, start("ml.g5.xlarge", limit=86400), True),
+    ("sagemaker:CreateTrainingJob", JOB, start("ml.g5.xlarge", "ml.g6e.xlarge"), True),
+    ("sagemaker:CreateTrainingJob", JOB, start("ml.p5.48xlarge"), False),
+    ("sagemaker:CreateTrainingJob", JOB, start("ml.g5.xlarge", "ml.p5.48xlarge"), False),
+    ("sagemaker:CreateTrainingJob", JOB, start("ml.g5.xlarge", limit=2419200), False),
+    ("sagemaker:CreateTrainingJob", JOB, {"sagemaker:MaxRuntimeInSeconds": "60"}, False),
+    ("sagemaker:CreateTrainingJob", JOB, {"sagemaker:InstanceTypes": ["ml.g5.xlarge"]}, False),
+    ("sagemaker:AddTags", JOB, {"sagemaker:TaggingAction": "CreateTrainingJob"}, True),
+    ("sagemaker:AddTags", JOB, {}, False),
+    ("sagemaker:StopTrainingJob", JOB, {"aws:ResourceTag/launcher:run": "my-run"}, False),
+    ("iam:PassRole", ROLE, {"iam:PassedToService": "sagemaker.amazonaws.com"}, True),
+    ("iam:PassRole", ROLE.replace("JobRole", "Other"), {"iam:PassedToService": "sagemaker.amazonaws.com"}, False),
+]
+TIGHT_SCHEDULER: list[tuple[str, str, Context, bool]] = [
+    ("sagemaker:CreateTrainingJob", JOB, start("ml.g5.xlarge", limit=3600), True),
+    ("sagemaker:CreateTrainingJob", JOB, start("ml.g5.xlarge", limit=3601), False),
+    ("sagemaker:CreateTrainingJob", JOB, start("ml.g5.2xlarge", limit=3600), False),
+]
 ROWS = [
     *(("people", PLAIN_SITE.statements("LauncherPolicy"), *row) for row in PEOPLE),
     *(("people, all options", FULL_SITE.statements("LauncherPolicy"), *row) for row in FULL_PEOPLE),
     *(("job", PLAIN_SITE.statements_of_role("JobRole"), *row) for row in JOBS),
+    *(("scheduler", SCHEDULES.statements_of_role("SchedulerRole"), *row) for row in SCHEDULER),
+    *(("scheduler, tight", TIGHT_SCHEDULES.statements_of_role("SchedulerRole"), *row) for row in TIGHT_SCHEDULER),
     *(("job, all options", FULL_SITE.statements_of_role("JobRole"), *row) for row in FULL_JOBS),
 ]
 

@@ -12,10 +12,13 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from botocore.stub import Stubber
 
+from launcher.account.doctor import check_price
+from launcher.account.doctor_scene import Scene
 from launcher.aws import prices
 from launcher.aws.prices import fetch_price, find_price, load_cached, start_pricing, table_price
-from launcher.errors import CloudError
+from launcher.errors import CloudError, CredentialsError
 from launcher.home import state_home
+from launcher.recipe import load_recipe
 
 EXPECTED = {
     "ServiceCode": "AmazonSageMaker",
@@ -128,6 +131,7 @@ def test_the_table_says_its_date_its_region_and_when_there_is_none() -> None:
     undated, elsewhere = table_price("ml.p5.48xlarge", "us-east-1"), table_price("ml.g5.xlarge", "eu-west-1")
     assert undated and undated.source.endswith("from an undated table")
     assert elsewhere and elsewhere.source.endswith("; eu-west-1 may differ")
+    assert elsewhere.is_elsewhere and not undated.is_elsewhere
 
 
 def test_without_credentials_nobody_is_asked() -> None:
@@ -161,6 +165,27 @@ def test_a_list_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyP
         found = start_pricing("ml.g5.xlarge", "us-east-1")()
         assert time.monotonic() - start < prices.DEADLINE_S + 1.5
     assert found and found.source.endswith("since AWS's price list did not answer in time")
+
+
+@pytest.mark.parametrize(
+    ("region", "max_cost", "state"), [("eu-west-1", 5, "missing"), ("eu-west-1", 0, "ok"), ("us-east-1", 5, "ok")]
+)
+def test_doctor_misses_the_price_that_a_cost_limit_needs(region: str, max_cost: float, state: str) -> None:
+    recipe = load_recipe(None, {"compute.instance": "ml.g5.xlarge", "compute.max_cost": max_cost})
+    scene = Scene(recipe, region, problem=CredentialsError("nobody is signed in"))
+    scene.start()
+    assert check_price(scene).state == state
+
+
+def test_a_region_of_the_profile_is_not_lost_when_the_list_is_silent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / "config").write_text("[default]\nregion = sa-east-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setattr(prices, "DEADLINE_S", 0.0)
+    found = start_pricing("ml.g5.xlarge")()
+    assert found and found.is_elsewhere
+    assert found.source.endswith("; sa-east-1 may differ, since AWS's price list did not answer in time")
 
 
 def test_botocore_s_words_for_a_dead_network_are_explained(client: Any) -> None:

@@ -79,11 +79,6 @@ def test_a_finished_run_says_so_unless_something_changed(plan: Plan) -> None:
     assert (changed.action, "the data changed" in changed.why) == ("start", True)
 
 
-def test_a_job_that_stopped_itself_before_its_limit_is_gone_on_with(plan: Plan) -> None:
-    before = dataclasses.replace(previous(plan, Status.COMPLETED), stopped_itself=True)
-    assert decide(plan, before, fresh=False, has_checkpoint=True).action == "resume"
-
-
 def test_states_aws_has_not_thought_of_yet_are_unknown() -> None:
     assert make_status({"TrainingJobStatus": "InProgress", "SecondaryStatus": "Teleporting"}) is Status.UNKNOWN
     assert make_status({"TrainingJobStatus": "Failed", "SecondaryStatus": "Teleporting"}) is Status.FAILED
@@ -122,3 +117,35 @@ def test_only_a_finished_save_is_a_checkpoint(plan: Plan, left: tuple[str, ...],
         contents = [{"Key": prefix + name, "Size": 1} for name in left]
         stub.add_response("list_objects_v2", {"Contents": contents}, {"Bucket": "b", "Prefix": prefix})
         assert has_checkpoint(session, previous(plan, Status.FAILED)) is found
+
+
+SAME_RESULT = (
+    {"training.per_device_train_batch_size": 1, "training.gradient_accumulation_steps": 8},
+    {"training.save_total_limit": 1, "training.save_steps": 7, "training.logging_steps": 3},
+    {"training.gradient_checkpointing": True, "training.fast_step": "off"},
+    {"training.report_to": "tensorboard", "output.adapter_folder": "lora_adapters"},
+    {"training.per_device_eval_batch_size": 1},
+)
+OTHER_RESULT = (
+    {"training.per_device_train_batch_size": 1},
+    {"training.learning_rate": 1e-5},
+    {"data.max_length": 512},
+)
+
+
+def plan_with(settings: dict[str, object]) -> Plan:
+    return make_plan(load_recipe("qwen2.5-1.5b-medical", settings), "mine", now=datetime(2026, 1, 2, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("settings", SAME_RESULT)
+def test_what_does_not_change_the_result_does_not_keep_a_run_from_going_on(
+    plan: Plan, settings: dict[str, object]
+) -> None:
+    before = previous(plan, Status.FAILED)
+    assert decide(plan_with(settings), before, fresh=False, has_checkpoint=True).action == "resume"
+
+
+@pytest.mark.parametrize("settings", OTHER_RESULT)
+def test_what_changes_the_result_does(plan: Plan, settings: dict[str, object]) -> None:
+    with pytest.raises(RunError, match="the recipe changed since"):
+        decide(plan_with(settings), previous(plan, Status.FAILED), fresh=False, has_checkpoint=True)

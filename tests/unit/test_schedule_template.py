@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from launcher.account.bootstrap import LIMITS
+from launcher.account.templates import load_template
+
 TEMPLATE = Path(__file__).parents[2] / "infra" / "schedule.yaml"
 
 EITHER_TOPIC = {"Fn::If": ["MakesTopic", {"Ref": "Notices"}, {"Ref": "NoticeTopicArn"}]}
@@ -31,15 +34,26 @@ def test_the_outputs_are_those_that_create_reads(template: dict[str, Any]) -> No
     assert set(template["Outputs"]) == {"GroupName", "RoleArn", "QueueArn", "TopicArn", "SchedulesPolicyArn"}
 
 
-def test_the_role_is_trusted_from_the_group_alone_and_may_do_four_things(template: dict[str, Any]) -> None:
+def test_the_role_is_trusted_from_the_group_alone_and_may_do_four_things_alone(template: dict[str, Any]) -> None:
     role = template["Resources"]["SchedulerRole"]["Properties"]
     (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Principal"] == {"Service": "scheduler.amazonaws.com"}
     assert trust["Condition"]["StringEquals"]["aws:SourceArn"]["Fn::Sub"].endswith(":schedule-group/${GroupName}")
     statements = role["Policies"][0]["PolicyDocument"]["Statement"]
     actions = [statement["Action"] for statement in statements]
-    assert actions == [["sagemaker:CreateTrainingJob", "sagemaker:AddTags"], "iam:PassRole", "sqs:SendMessage"]
-    assert statements[1]["Condition"]["StringEquals"] == {"iam:PassedToService": "sagemaker.amazonaws.com"}
+    assert actions == ["sagemaker:CreateTrainingJob", "sagemaker:AddTags", "iam:PassRole", "sqs:SendMessage"]
+    assert statements[2]["Condition"]["StringEquals"] == {"iam:PassedToService": "sagemaker.amazonaws.com"}
+
+
+def test_schedules_keep_to_the_limits_of_the_people_who_write_them(template: dict[str, Any]) -> None:
+    """Condition for condition; what they evaluate to stands in test_permissions."""
+    (own, *_) = template["Resources"]["SchedulerRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    training = load_template("training")
+    (theirs, *_) = training["Resources"]["LauncherPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert own["Condition"] == theirs["Condition"]
+    for name in LIMITS:
+        ours, given = dict(template["Parameters"][name]), dict(training["Parameters"][name])
+        assert {**ours, "Description": ""} == {**given, "Description": ""}
 
 
 def test_a_job_may_tell_of_verdicts_and_nothing_else(template: dict[str, Any]) -> None:

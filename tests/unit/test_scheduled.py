@@ -285,6 +285,7 @@ def test_an_update_keeps_who_is_told() -> None:
 
 def test_a_base_from_a_folder_goes_by_its_digest(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
     plan = _plan(**{"model.id": str(tmp_path)})
     digest = plan.config.start_digest
     assert digest.startswith("model:")

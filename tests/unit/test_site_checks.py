@@ -8,9 +8,9 @@ import pytest
 from botocore.stub import Stubber
 
 from launcher.aws.session import Session, open_session
-from launcher.aws.site import find_site
+from launcher.aws.site import find_site, offline_site
 from launcher.aws.site_checks import check_bucket, check_places
-from launcher.errors import CredentialsError, SiteError
+from launcher.errors import CredentialsError, RecipeError, SiteError
 from launcher.recipe import load_recipe
 from launcher.request import Site
 
@@ -40,6 +40,31 @@ def test_what_lies_in_another_region_is_refused(key: str, value: str) -> None:
 
 def test_names_without_a_region_pass() -> None:
     check_places(load_recipe(None, {"image.uri": "registry.example/mine:1", "secrets.hf_token": "hub"}), SITE)
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("s3://mine", "Give the name alone, without s3://: mine."),
+        ("s3://mine/deep/er/", 'without s3://: mine, with output.prefix = "deep/er" for the folder'),
+        ("a-b/c", 'without s3://: a-b, with output.prefix = "c"'),
+        ("arn:aws:s3:::mine", "without s3://: mine."),
+        ("my bucket", "letters, digits, dots and dashes"),
+        ("s3://", "letters, digits, dots and dashes"),
+    ],
+)
+def test_what_is_no_bucket_s_name_is_refused_where_it_is_written(
+    name: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RecipeError, match="output.bucket is .* not a bucket's name") as refused:
+        load_recipe(None, {"output.bucket": name})
+    assert fix in refused.value.hint
+    assert refused.value.exit_code == 2
+    monkeypatch.setenv("LAUNCHER_BUCKET", name)
+    with pytest.raises(RecipeError, match="LAUNCHER_BUCKET is"):
+        offline_site(load_recipe(None, {"compute.instance": "ml.g5.xlarge"}))
+    for good in ("mine", "my.own-bucket-1", "An_Old_Bucket"):
+        assert offline_site(load_recipe(None, {"output.bucket": good})).bucket == good
 
 
 def test_a_role_of_another_account_is_refused(session: Session) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from launcher.account.templates import find_grants, load_template, parse_template, shipped_templates, template_folder
+from launcher.account.bootstrap import TLS_ONLY, make_text
+from launcher.account.templates import (
+    find_grants,
+    load_template,
+    parse_template,
+    shipped_templates,
+    template_folder,
+    template_text,
+)
 
 # A check that is left out stands here with its reason.
 SKIPPED_LINTS: dict[str, str] = {}
@@ -66,6 +74,21 @@ def test_the_bucket_outlives_its_stack_and_can_be_taken_up_again(training: dict[
     assert bucket["DeletionPolicy"] == "RetainExceptOnCreate"
     assert bucket["UpdateReplacePolicy"] == "Retain"
     assert bucket["Properties"]["BucketName"]  # only a named resource can be imported
+    policy = training["Resources"]["BucketPolicy"]  # what is left behind stays as closed as it was
+    assert policy["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert [statement["Sid"] for statement in policy["Properties"]["PolicyDocument"]["Statement"]] == [TLS_ONLY]
+
+
+def test_the_bucket_is_sent_by_its_plain_name() -> None:
+    """CloudFormation imports resources with static names alone; no other part of a template is touched."""
+    text = make_text("training", "111122223333", "eu-west-1")
+    sent, shipped = parse_template(text), load_template("training")
+    assert sent["Resources"]["Bucket"]["Properties"].pop("BucketName") == "launcher-111122223333-eu-west-1"
+    assert shipped["Resources"]["Bucket"]["Properties"].pop("BucketName") == {
+        "Fn::Sub": "launcher-${AWS::AccountId}-${AWS::Region}"
+    }
+    assert sent == shipped
+    assert make_text("schedule", "111122223333", "eu-west-1") == template_text("schedule")
 
 
 def test_what_is_old_expires(training: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ ARNS = {
     "AWS::IAM::Role": f"arn:aws:iam::{ACCOUNT}:role/{STACK}-%s",
     "AWS::IAM::ManagedPolicy": f"arn:aws:iam::{ACCOUNT}:policy/{STACK}-%s",
     "AWS::SNS::Topic": f"arn:aws:sns:{REGION}:{ACCOUNT}:{STACK}-%s",
+    "AWS::SQS::Queue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{STACK}-%s",
     "AWS::Events::Rule": f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{STACK}-%s",
 }
 REF_IS_ARN = {"AWS::IAM::ManagedPolicy", "AWS::SNS::Topic"}
@@ -29,7 +30,9 @@ class Deployed:
 
     def __init__(self, template: dict[str, Any], **parameters: str) -> None:
         self._template = template
-        self._parameters = {name: str(about["Default"]) for name, about in template["Parameters"].items()} | parameters
+        self._parameters = {
+            name: str(about["Default"]) for name, about in template["Parameters"].items() if "Default" in about
+        } | parameters
         self.resources: dict[str, dict[str, Any]] = {
             name: self._value(resource["Properties"])
             for name, resource in template["Resources"].items()
@@ -63,6 +66,10 @@ class Deployed:
             return re.sub(r"\$\{(!?)([^}]+)\}", self._substitute, argument)
         if function == "Equals":
             return self._value(argument[0]) == self._value(argument[1])
+        if function == "And":
+            return all(
+                self._is_true(part["Condition"]) if "Condition" in part else self._value(part) for part in argument
+            )
         if function == "Not":
             return not self._value(argument[0])
         if function == "Join":
@@ -98,6 +105,8 @@ class Deployed:
         return ARNS[resource["Type"]] % name if resource["Type"] in REF_IS_ARN else f"{STACK}-{name}"
 
     def _attribute(self, name: str, attribute: str) -> str:
+        if attribute.endswith("Name"):
+            return str(self._ref(name))
         if attribute != "Arn":
             raise NotImplementedError(f"{name}.{attribute}")
         kind = self._template["Resources"][name]["Type"]

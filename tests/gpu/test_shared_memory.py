@@ -1,0 +1,64 @@
+"""The kernels, compiled for each GPU that recipes name, and what they take of its shared memory. Needs triton, no GPU.
+
+python -m pytest tests/gpu/test_shared_memory.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource, compile  # noqa: E402 - the compiler's own name for it
+
+from container_src.sft import kernels, wide_kernels  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")
+# bytes that one program may take: A100; A10G; L4 and L40S; H100 and H200
+LIMITS = {80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448}
+POINTERS = {"grad": "*fp32", "losses": "*fp32", "rights": "*fp32", "seed": "*i64", "targets": "*i64", "trained": "*i64"}
+TENSORS = ("x", "down", "out", "copy", "dz", "dx", "dy", "z", "dact", "both", "logits")
+NOT_IN_16 = ("site", "row")
+DROPS = 838_861
+
+
+def _compile(kernel: Any, architecture: int, warps: int, stages: int, **constants: Any) -> int:
+    """Shared memory of one program, with widths and strides that are multiples of 16."""
+    names = kernel.arg_names
+    types = dict.fromkeys(TENSORS, "*bf16") | POINTERS | {"scale": "fp32"}
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    whole = {
+        (names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in signature.items()
+        if kind not in ("constexpr", "fp32") and name not in NOT_IN_16
+    }
+    values = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=whole)
+    options = {"num_warps": warps, "num_stages": stages}
+    return int(compile(source, target=GPUTarget("cuda", architecture, 32), options=options).metadata.shared)
+
+
+@pytest.mark.parametrize("ranks", [16, 64, 128])
+@pytest.mark.parametrize("architecture", LIMITS)
+def test_the_adapters_kernels_fit(architecture: int, ranks: int) -> None:
+    block = kernels.down_block(ranks)
+    found = {
+        "drop_down": _compile(
+            kernels._drop_down, architecture, 4, 3, THRESHOLD=DROPS, COPIES=True, R=ranks, ROWS=16, BLOCK=block
+        ),
+        "grad_down": _compile(
+            kernels._grad_down, architecture, 4, 2, MEMBERS=3, THRESHOLD=DROPS, R=ranks, ROWS=64, BLOCK=64
+        ),
+        "grad_up": _compile(kernels._grad_up, architecture, 4, 3, END0=1536, END1=1792, R=ranks, ROWS=64, BLOCK=64),
+        "glu_backward": _compile(
+            wide_kernels._glu_backward, architecture, 8, 2, KIND=0, THRESHOLD=DROPS, R=ranks, ROWS=32, BLOCK=64
+        ),
+    }
+    assert {name: shared for name, shared in found.items() if shared > LIMITS[architecture]} == {}
+
+
+@pytest.mark.parametrize("architecture", LIMITS)
+def test_the_loss_s_kernel_fits(architecture: int) -> None:
+    assert _compile(wide_kernels._cross_entropy, architecture, 16, 3, BLOCK=8192) < LIMITS[architecture]
