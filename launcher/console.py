@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,10 +63,11 @@ def print_pairs(rows: Iterable[tuple[str, str]]) -> None:
     rows = list(rows)
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
-        data(f"{name:<{width}}  {value}")
+        data(f"{name:<{width}}  {_visible(str(value))}")
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], emit: Callable[[str], None] = data) -> None:
+    rows = [[_visible(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         emit("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -73,9 +75,13 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], emit: Callab
 
 def print_error(error: LauncherError) -> None:
     """What happened, then what to do next; never a traceback."""
-    say(f"error: {error.message}")
+    say(f"error: {_visible(error.message)}")
     if error.hint:
-        say(f"  -> {error.hint}")
+        say(f"  -> {_visible(error.hint)}")
+
+
+def note(text: str) -> None:
+    say(f"note: {_visible(text)}")
 
 
 def print_jobs(found: Sequence[JobSummary]) -> None:
@@ -197,12 +203,18 @@ def print_prepared(prepared: Prepared) -> None:
     print_table(("CHANNEL", "ROWS", "BYTES", "FILE"), found)
     if prepared.bad_sql is not None:
         data(f"\n{prepared.bad_sql:,} rows whose SQL does not parse")
-    for note in prepared.notes:
-        say(f"note: {note}")
+    for text in prepared.notes:
+        note(text)
 
 
 STYLES = {"trained": "bold green", "masked": "dim", "cut": "red strike"}
 MARKS = {"trained": ("[[", "]]"), "masked": ("", ""), "cut": ("~~", "~~")}
+# what of a row's text would read as a mark, by itself or together with the mark beside it
+LIKE_MARKS = {
+    "trained": re.compile(r"[\[\]~]{2,}|^\[|[\]\\]$"),
+    "masked": re.compile(r"[\[\]~]{2,}|^[\]~]|[\[~\\]$"),
+    "cut": re.compile(r"[\[\]~]{2,}|^~|[~\\]$"),
+}
 
 
 def print_preview(preview: Preview, *, ids: bool) -> None:
@@ -214,10 +226,11 @@ def print_preview(preview: Preview, *, ids: bool) -> None:
     say(
         "trained in green, masked dim, cut off struck through"
         if coloured
-        else "[[trained]], masked as it is, ~~cut off~~"
+        else "[[trained]], masked as it is, ~~cut off~~; with a backslash such signs are the row's own"
     )
     for number, row in enumerate(preview.rows, start=1):
-        data(f"{'' if number == 1 else chr(10)}--- {preview.channel} {row.file}:{row.line}: {_row_words(row, preview)}")
+        place = _visible(f"{preview.channel} {row.file}:{row.line}: {_row_words(row, preview)}")
+        data(f"{'' if number == 1 else chr(10)}--- {place}")
         if coloured:
             out.print(*[_styled(segment) for segment in row.segments], sep="")
         else:
@@ -252,7 +265,8 @@ def _styled(segment: Segment) -> Any:
 
 def _marked(segment: Segment) -> str:
     opening, closing = MARKS[segment.kind]
-    return f"{opening}{_visible(segment.text)}{closing}"
+    text = LIKE_MARKS[segment.kind].sub(lambda found: "".join(f"\\{sign}" for sign in found[0]), segment.text)
+    return f"{opening}{_visible(text)}{closing}"
 
 
 def _print_ids(row: PreviewRow) -> None:
@@ -275,9 +289,9 @@ def print_checked(checked: Checked) -> None:
         print_pairs(part.rows())
         _print_bars(part.histogram())
     for warning in checked.warnings:
-        say(f"warning: {warning}")
+        say(_visible(f"warning: {warning}"))
     if checked.unchecked:
-        say(f"note: not checked: {checked.unchecked}.")
+        note(f"not checked: {checked.unchecked}.")
 
 
 def _print_bars(bins: Sequence[tuple[int, int, int]]) -> None:

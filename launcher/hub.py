@@ -65,6 +65,19 @@ def _ask(request: urllib.request.Request) -> Found:
 
 def is_cached(model: str) -> bool:
     """Whether this machine's Hub cache holds a snapshot of the model."""
+    return any((_cache_of(model) / "snapshots").glob("*/config.json"))
+
+
+def find_snapshot(model: str, revision: str = "") -> Path | None:
+    """Where this machine's Hub cache holds this revision of the model; the network is not asked."""
+    cache = _cache_of(model)
+    reference = cache / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    snapshot = cache / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None
+
+
+def _cache_of(model: str) -> Path:
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    return any((cache / f"models--{model.replace('/', '--')}" / "snapshots").glob("*/config.json"))
+    return cache / f"models--{model.replace('/', '--')}"

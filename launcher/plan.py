@@ -18,7 +18,7 @@ from launcher import base_model, images, instances
 from launcher.bundle import Bundle, digest_files, make_bundle, source_folder
 from launcher.compute import compute_notes
 from launcher.data.channels import Channel, folder_channel, s3_channel
-from launcher.data.checks import check_channels
+from launcher.data.checking import Checked, Subject, check
 from launcher.data.prepared import find_or_prepare
 from launcher.data.preparing import Prepared
 from launcher.data.settings import CHANNELS
@@ -128,9 +128,9 @@ def make_plan(
     run = _as_run_name(recipe.name) if name is None else _check_run_name(name)
     base_model.check_settings(recipe)
     prepared = find_prepared(recipe, track)
-    report = check_channels(find_row_files(recipe, prepared), track)
-    report.refuse()
-    channels = (*report.channels, *_model_channels(recipe))
+    checked = check(find_subject(recipe, prepared, network=False), tokens=not recipe.config.smoke, track=track)
+    checked.refuse()
+    channels = (*checked.report.channels, *_model_channels(recipe))
     check_isolation(recipe, any(channel.name == "model" for channel in channels))
     bundle = make_bundle(source_folder(), _own_code(recipe))
     gpus = _count_gpus(recipe)
@@ -144,7 +144,7 @@ def make_plan(
         bundle=bundle,
         config=_job_config(recipe, channels, bundle, gpus),
         gpus=gpus,
-        notes=(*_notes(recipe, image, prepared, channels), *(str(warning) for warning in report.warnings)),
+        notes=(*_notes(recipe, image, prepared, channels), *_check_notes(recipe, checked)),
     )
 
 
@@ -204,11 +204,29 @@ def find_prepared(recipe: Recipe, track: Track = untracked) -> Prepared | None:
     return find_or_prepare(sources, data.filters, recipe.prepare, track)
 
 
+def find_left_out(recipe: Recipe) -> str:
+    """What naming the training rows puts aside, for a note: a split of the sources is of other rows than these."""
+    if recipe.data.train and recipe.data.sources:
+        return "data.train names the rows, so the recipe's sources are left out, for eval and test as well"
+    return ""
+
+
 def find_row_files(recipe: Recipe, prepared: Prepared | None) -> dict[str, Path]:
     """Where each channel's rows lie: the file that the recipe or a flag names, else the prepared one."""
     files = {channel.name: channel.path for channel in prepared.channels} if prepared else {}
     files |= {name: recipe.resolve(path) for name in CHANNELS if (path := getattr(recipe.data, name))}
     return {name: files[name] for name in CHANNELS if name in files}
+
+
+def find_subject(recipe: Recipe, prepared: Prepared | None, *, network: bool) -> Subject:
+    """The recipe's rows and its model's tokenizer, for a check."""
+    files = find_row_files(recipe, prepared)
+    if recipe.model.s3:
+        why = f"the model lies in {recipe.model.s3}. `launcher check --tokenizer FOLDER` counts"
+        return Subject(files, "", recipe.config, why)
+    folder = recipe.resolve(recipe.config.model_name_or_path)
+    model = str(folder) if folder.is_dir() else recipe.config.model_name_or_path
+    return Subject(files, model, recipe.config, network=network)
 
 
 def _model_channels(recipe: Recipe) -> list[Channel]:
@@ -310,6 +328,15 @@ def find_git_revision(folder: Path) -> str:
     return head + "+" if head and ask("status", "--porcelain", "--untracked-files=no") else head
 
 
+def _check_notes(recipe: Recipe, checked: Checked) -> list[str]:
+    """What is worth a warning, the rows as tokens, or why nobody has counted them; a stand-in has tokens of its own."""
+    notes = [str(warning) for warning in checked.warnings]
+    if not recipe.config.smoke:
+        notes += [part.words() for part in checked.tokens]
+        notes += [f"not checked: {checked.unchecked}"] if checked.unchecked else []
+    return notes
+
+
 def _notes(
     recipe: Recipe, image: images.Image | None, prepared: Prepared | None, channels: tuple[Channel, ...]
 ) -> list[str]:
@@ -319,6 +346,8 @@ def _notes(
         notes.append(doubt)
     if not any(channel.name == "eval" for channel in channels):
         notes.append("no evaluation: --eval names rows for it")
+    if left_out := find_left_out(recipe):
+        notes.append(left_out)
     if prepared:
         sources = "1 source" if len(prepared.sources) == 1 else f"{len(prepared.sources)} sources"
         notes += [f"prepared from {sources}: {prepared.words()}", *prepared.notes]

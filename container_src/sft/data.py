@@ -26,6 +26,7 @@ FOLLOWERS = {
     "assistant": ("user", "tool"),
     "tool": ("tool", "assistant"),
 }
+MESSAGE_KEYS = ("role", "content")  # what a chat template is given of a message; a warning names what stands beside
 SHOWN_KEYS, SHOWN_CHARACTERS = 8, 40
 SHAPES = '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [{"role": ..., "content": ...}, ...]}'
 
@@ -60,6 +61,12 @@ class Row:
     def refuse(self, problem: str, field: str = "") -> RowError:
         return RowError(self.file, self.line, problem, field)
 
+    def find_untrained(self, trained: set[str]) -> set[str]:
+        """Keys of a sound row beside the `trained` ones, and those of its messages that no template is given."""
+        messages = self.fields["messages"] if "messages" in trained else []
+        beside = {f"messages.{key}" for message in messages for key in message.keys() - set(MESSAGE_KEYS)}
+        return beside | (self.fields.keys() - trained)
+
 
 class Piece(NamedTuple):
     text: str
@@ -92,9 +99,15 @@ class Encoded(NamedTuple):
 # reading
 
 
+def list_files(folder: Path) -> list[Path]:
+    """Every *.jsonl of a folder and of those in it, by name; what is hidden is an editor's copy, and passed over."""
+    parts = {path: path.relative_to(folder).parts for path in folder.rglob("*.jsonl")}
+    return sorted(path for path, names in parts.items() if not any(name.startswith(".") for name in names))
+
+
 def find_files(path: Path) -> list[Path]:
-    """A channel's files: the file itself, or every *.jsonl of a folder, by name."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.jsonl"))
+    """A channel's files: the file itself, or those of a folder."""
+    files = [path] if path.is_file() else list_files(path)
     if not files:
         raise JobError(f"{path} holds no *.jsonl file. Put the channel's rows into one, a JSON object per line.")
     return files
@@ -159,7 +172,7 @@ def _not_json(text: str, error: json.JSONDecodeError) -> str:
         return "not JSON: it holds NUL bytes, as UTF-16 and damaged files do. Save the file as UTF-8."
     if "\r" in text.strip():
         return "not JSON: it holds line ends of CR alone, as old Macs wrote them. Save the file with LF."
-    return f"not JSON: {error.msg} at column {error.colno}. Write one object per line."
+    return f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}. Write one object per line."
 
 
 # checking
@@ -310,7 +323,8 @@ def _render_messages(row: Row, tokenizer: Any, train_all: bool) -> list[Piece]:
     return [piece for piece in [*pieces, Piece(rest, train_all)] if piece.text]
 
 
-def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, str]], *, opens: bool) -> str:
+def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, Any]], *, opens: bool) -> str:
+    """Role and content are checked; of all else that a message may hold, templates would make what they like."""
     if not tokenizer.chat_template:
         raise row.refuse(
             "the model's tokenizer has no chat template. Use prompt and completion, or a model made for chat."
@@ -319,11 +333,21 @@ def _apply_template(row: Row, tokenizer: Any, messages: list[dict[str, str]], *,
         raise row.refuse("it begins with the assistant. Put a message of the user first.")
     from jinja2.exceptions import TemplateError
 
+    turns = [{key: message[key] for key in MESSAGE_KEYS} for message in messages]
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens))
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opens))
     except TemplateError as error:
         raise row.refuse(
             f"the model's chat template refuses it: {error}. Fix the order or the roles of its messages."
+        ) from error
+    except ImportError:
+        raise  # of a library, and so of no row
+    except (
+        Exception
+    ) as error:  # a template is the model's own code: beside jinja's errors it raises whatever Python can
+        raise row.refuse(
+            f"the model's chat template fails at it ({type(error).__name__}: {error}). Use prompt and completion, or "
+            "another model's template."
         ) from error
 
 

@@ -71,7 +71,7 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
 
     transformers.set_seed(config.seed)
 
-    # base model, tokenizer, adapters
+    # the base, or its stand-in
     base = find_base(config, paths)
     stand_in = tempfile.TemporaryDirectory(prefix="stand-in-") if config.smoke else None
     if stand_in is not None:
@@ -81,15 +81,17 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
             f"Stand-in: a small random model of the family of {config.model_name_or_path}. "
             "Its adapter is of no use elsewhere."
         )
-    tokenizer = load_tokenizer(base, config)
-    model = attach_adapters(load_base(base, config), base, config, paths)
-    trainable, total = model.get_nb_trainable_parameters()
-    say(f"Model: {trainable:,} of {total:,} parameters are trained, on {device_name()}.")
 
-    # tokens and labels
+    # tokens and labels: a row that cannot be trained ends the job before the weights are downloaded
+    tokenizer = load_tokenizer(base, config)
     train = encode_rows("train", train_rows, tokenizer, config)
     evaluation = encode_rows("eval", eval_rows, tokenizer, config)
     test = encode_rows("test", test_rows, tokenizer, config)
+
+    # the weights and the adapters on them
+    model = attach_adapters(load_base(base, config), base, config, paths)
+    trainable, total = model.get_nb_trainable_parameters()
+    say(f"Model: {trainable:,} of {total:,} parameters are trained, on {device_name()}.")
     check_ids([*train, *evaluation, *test], model.config.vocab_size, base)
     length = config.max_length if config.padding == "max_length" else 0
     padding = Padding(safe_pad_id(tokenizer, model.config.vocab_size), length)

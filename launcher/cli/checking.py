@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.cli.recipes import load_recipe_from
 from launcher.cli.verbs import add_json, add_verb
+from launcher.cli.without_torch import without_torch
 from launcher.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ def add_verbs(verbs: Any) -> None:
     check.add_argument("--max-length", type=int, metavar="TOKENS", help="where rows are cut (default: the recipe's)")
     check.add_argument("--no-tokens", action="store_true", help="leave out what needs a tokenizer")
     check.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the recipe, such as data.limit=500"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any key of the recipe, such as data.prepare.limit=500",
     )
     add_json(check)
 
@@ -39,12 +44,17 @@ def run_check(args: argparse.Namespace) -> int:
 
     if args.max_length is not None and args.max_length < 1:
         raise RecipeError(f"--max-length {args.max_length} leaves nothing.", hint="Give a number above 0.")
-    subject = _files(args) if _names_files(args.what) else _recipe(args)
-    result = check(subject.cut_at(args.max_length), tokens=not args.no_tokens, track=console.track)
+    subject, assumed = _files(args) if _names_files(args.what) else _recipe(args)
+    if args.tokenizer:
+        subject = subject.counted_with(args.tokenizer)
+    with without_torch():
+        result = check(subject.cut_at(args.max_length), tokens=not args.no_tokens, track=console.track)
     if args.json:
-        console.data_json(result.as_json())
+        console.data_json({**result.as_json(), "assumed": assumed})
         return DataError.exit_code if result.errors else 0
     console.print_checked(result)
+    if assumed:
+        console.note(f"{assumed}.")
     result.refuse()
     return 0
 
@@ -58,36 +68,29 @@ def _is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink() or path.suffix in (".jsonl", ".gz")
 
 
-def _recipe(args: argparse.Namespace) -> Subject:
-    from launcher.data.checking import Subject
-    from launcher.plan import find_prepared, find_row_files
+def _recipe(args: argparse.Namespace) -> tuple[Subject, str]:
+    from launcher.plan import find_left_out, find_prepared, find_subject
 
     args.recipe = args.what[0] if args.what else None
     args.smoke = False  # a stand-in's tokenizer says nothing about the model's
     recipe = load_recipe_from(args)
-    files = find_row_files(recipe, find_prepared(recipe))
-    if args.tokenizer:
-        return Subject(files, args.tokenizer, recipe.config)
-    if recipe.model.s3:
-        return Subject(files, "", recipe.config, f"the model lies in {recipe.model.s3}. Give --tokenizer FOLDER")
-    folder = recipe.resolve(recipe.config.model_name_or_path)
-    return Subject(files, str(folder) if folder.is_dir() else recipe.config.model_name_or_path, recipe.config)
+    return find_subject(recipe, find_prepared(recipe), network=True), find_left_out(recipe)
 
 
-def _files(args: argparse.Namespace) -> Subject:
+def _files(args: argparse.Namespace) -> tuple[Subject, str]:
     from launcher.data.checking import Subject
+    from launcher.data.roles import assign_roles
 
     if args.set:
         raise RecipeError(
             "--set changes a recipe, and files have none.", hint="Use --max-length for where rows are cut."
         )
+    for path in args.what:
+        if path.endswith(".toml"):
+            raise RecipeError(
+                f"{path} is a recipe, and stands among files of rows.",
+                hint="Check it by itself; --train, --eval and --test replace the files that it names.",
+            )
     named = {name: Path(path) for name in ("train", "eval", "test") if (path := getattr(args, name))}
-    files = {_channel_of(Path(path)): Path(path) for path in args.what}
-    if len(files) < len(args.what) or files.keys() & named.keys():
-        raise RecipeError("Two of the files are the same channel by name.", hint="Rename one, or check them apart.")
-    return Subject(files | named, args.tokenizer or "")
-
-
-def _channel_of(path: Path) -> str:
-    """eval.jsonl is the eval channel; a file of another name is its own."""
-    return path.name.partition(".")[0] or path.name
+    roles = assign_roles([Path(path) for path in args.what], named)
+    return Subject(roles.files), roles.assumed

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from launcher.cli.recipes import load_recipe_from
 from launcher.cli.verbs import add_json, add_verb
+from launcher.cli.without_torch import without_torch
 from launcher.errors import RecipeError
 
 
@@ -78,13 +78,12 @@ def run_preview(args: argparse.Namespace) -> int:
     from launcher.data.preview import preview_rows
     from launcher.plan import find_prepared, find_row_files
 
-    # a tokenizer needs no torch, whose import takes longer than all the rest
-    os.environ |= {"USE_TORCH": "0", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
     if args.count < 1:
         raise RecipeError(f"-n {args.count} shows nothing.", hint="Give a number above 0.")
     recipe = load_recipe_from(args)
     files = find_row_files(recipe, find_prepared(recipe, console.track))
-    preview = preview_rows(_model_of(recipe), recipe.config, files, args.channel, args.count)
+    with without_torch():
+        preview = preview_rows(_model_of(recipe), recipe.config, files, args.channel, args.count)
     if args.json:
         console.data_json(preview.as_json())
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.cli.following import INTERRUPTED, finish, follow
 from launcher.cli.verbs import add_json, add_verb
+from launcher.cli.without_torch import without_torch
 from launcher.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -143,7 +144,9 @@ def _make_costed(args: argparse.Namespace) -> Costed:
 
     recipe = load_recipe_from(args)
     find_price = start_price(recipe)
-    return make_costed(make_plan(recipe, args.name, track=console.track), find_price)
+    with without_torch():
+        plan = make_plan(recipe, args.name, track=console.track)
+    return make_costed(plan, find_price)
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -171,7 +174,7 @@ def run_submit(args: argparse.Namespace) -> int:
     costed = _make_costed(args)
     plan = costed.plan
     for note in plan.notes:
-        console.say(f"note: {note}")
+        console.note(note)
     _confirm_cost(costed, args.yes)
     job = submit(plan, fresh=args.fresh, say=console.say, track=console.track)
     started = job.name == plan.job_name

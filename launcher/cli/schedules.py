@@ -10,6 +10,7 @@ from typing import Any
 from launcher.cli.jobs import positive
 from launcher.cli.recipes import RECIPE_FLAGS, add_recipe_flags, load_recipe_from
 from launcher.cli.verbs import add_json, add_verb
+from launcher.cli.without_torch import without_torch
 from launcher.differences import shorten
 from launcher.errors import InputError
 
@@ -105,9 +106,16 @@ def _period(text: str) -> str:
     return f"{count} {UNITS[match[2]]}{'' if count == 1 else 's'}"
 
 
-def run_publish(args: argparse.Namespace) -> int:
+def _make_plan(recipe: Any) -> Any:
     from launcher import console
     from launcher.plan import make_plan
+
+    with without_torch():
+        return make_plan(recipe, track=console.track)
+
+
+def run_publish(args: argparse.Namespace) -> int:
+    from launcher import console
     from launcher.retraining.publication import publish, roll_back_publication
 
     if args.name:
@@ -119,7 +127,7 @@ def run_publish(args: argparse.Namespace) -> int:
     if args.rollback:
         published = roll_back_publication(recipe, say=console.say)
     else:
-        published = publish(make_plan(recipe, track=console.track), say=console.say, track=console.track)
+        published = publish(_make_plan(recipe), say=console.say, track=console.track)
     if args.json:
         console.data_json(published.describe())
     else:
@@ -129,11 +137,10 @@ def run_publish(args: argparse.Namespace) -> int:
 
 def run_create(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.plan import make_plan
     from launcher.retraining.deployment import RETRIES, create_schedule
 
     made = create_schedule(
-        make_plan(load_recipe_from(args), track=console.track),
+        _make_plan(load_recipe_from(args)),
         make_expression(args),
         args.timezone,
         name=args.name or "",
@@ -149,12 +156,11 @@ def run_create(args: argparse.Namespace) -> int:
 
 def run_update(args: argparse.Namespace) -> int:
     from launcher import console
-    from launcher.plan import make_plan
     from launcher.retraining.deployment import plan_update
 
     if args.name:
         raise InputError("A schedule keeps its name.", hint="Create another one, and delete this one.")
-    plan = make_plan(load_recipe_from(args), track=console.track) if _names_a_recipe(args) else None
+    plan = _make_plan(load_recipe_from(args)) if _names_a_recipe(args) else None
     change = plan_update(
         args.schedule,
         plan,

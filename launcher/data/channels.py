@@ -7,8 +7,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from container_src.sft.data import list_files
 from launcher.data.rows import CheckedFiles, Fingerprint, check_files, opened, take_digest
 from launcher.data.rows import take_fingerprint as take_fingerprint
+from launcher.data.settings import CHANNELS
 from launcher.errors import DataError, RecipeError
 
 # the recipe's key for each channel that is a folder, and what may stand there
@@ -127,7 +129,7 @@ def find_rows_files(name: str, path: Path) -> list[Path]:
         raise DataError(
             f"{path} is a folder, though its name is a file's.", hint="Name the file, or rename the folder."
         )
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    files = _list_folder(path) if path.is_dir() else [path]
     for compressed in [path] if path.suffix == ".gz" else sorted(path.glob("*.gz")):
         raise DataError(
             f"{compressed} is compressed; the {name} channel must be plain .jsonl files.",
@@ -142,14 +144,31 @@ def find_rows_files(name: str, path: Path) -> list[Path]:
     return files
 
 
+def _list_folder(folder: Path) -> list[Path]:
+    """As the job lists it; rows in folders below would be taken too, and seldom are meant, so they are refused."""
+    from launcher.data.preparing import MANIFEST  # prepare's machinery, for this name alone
+
+    if (folder / MANIFEST).is_file():
+        raise DataError(
+            f"{folder} is what `launcher prepare` wrote: several channels, not one.",
+            hint=f"Name one of its files, such as {folder / 'train.jsonl'}; `launcher check {folder}` checks them all.",
+        )
+    files = list_files(folder)
+    deep = [file for file in files if file.parent != folder]
+    if deep:
+        more = f" and {len(deep) - 1} more" if len(deep) > 1 else ""
+        raise DataError(
+            f"{folder} holds rows in a folder below it: {deep[0].relative_to(folder)}{more}.",
+            hint="Name the folder with the rows of this channel, and of no other.",
+        )
+    return files
+
+
 def _check_plain(name: str, path: Path) -> None:
     if not path.exists():
         if path.is_symlink():
             raise DataError(f"{path} is a link that leads nowhere.", hint="Name the file itself.")
-        raise DataError(
-            f"The {name} channel's file {path} does not exist.",
-            hint=f"Paths in a recipe start at the recipe's folder; --{name} starts here.",
-        )
+        raise _missing(name, path)
     if not path.is_file():
         raise DataError(f"{path} is not a file that the {name} channel can be read from.")
     try:
@@ -157,6 +176,20 @@ def _check_plain(name: str, path: Path) -> None:
     except UnicodeEncodeError as error:
         shown = str(path).encode(errors="backslashreplace").decode()
         raise DataError(f"The name of {shown} is not UTF-8.", hint="Rename the file.") from error
+
+
+def _missing(name: str, path: Path) -> DataError:
+    if "s3:" in path.parts:
+        address = "s3://" + "/".join(path.parts[path.parts.index("s3:") + 1 :])
+        return DataError(
+            f"The {name} channel's rows are to come from {address}, and a channel is a file on this machine.",
+            hint="Name the address as the path of one of [[data.sources]]; `launcher prepare` fetches it.",
+        )
+    flag = f"--{name}" if name in CHANNELS else "a flag"
+    return DataError(
+        f"The {name} channel's file {path} does not exist.",
+        hint=f"Paths in a recipe start at the recipe's folder, those of {flag} and of `check` here.",
+    )
 
 
 def _is_hidden(path: Path, root: Path) -> bool:

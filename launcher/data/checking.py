@@ -11,6 +11,7 @@ from container_src.sft.config import TrainConfig
 from launcher.data.checks import Report, check_channels
 from launcher.data.findings import Finding, errors_of, refuse, warnings_of
 from launcher.data.tokens import NoTokenizer, TokenReport, count_tokens, find_tokenizer
+from launcher.errors import RecipeError
 from launcher.progress import Track, untracked
 
 UNCHECKED = "how long rows are in tokens, what max_length cuts, and whether an end token is trained"
@@ -18,12 +19,22 @@ UNCHECKED = "how long rows are in tokens, what max_length cuts, and whether an e
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: files by channel, where rows are cut, and the model or folder whose tokenizer counts."""
+    """What is checked: files by channel, where rows are cut, and the model or folder whose tokenizer counts.
+
+    `network`: the Hub may be asked for it. `insists`: it was asked for by name, so it must be had.
+    """
 
     files: Mapping[str, Path]
     model: str = ""
     config: TrainConfig = field(default_factory=TrainConfig)
     why_none: str = "no tokenizer was named. Give --tokenizer FOLDER"
+    network: bool = True
+    insists: bool = False
+
+    def counted_with(self, model: str) -> Subject:
+        """With a tokenizer that was asked for; a revision is one of the recipe's own model."""
+        config = self.config if model == self.model else replace(self.config, model_revision="")
+        return replace(self, model=model, config=config, insists=True)
 
     def cut_at(self, max_length: int | None) -> Subject:
         return replace(self, config=replace(self.config, max_length=max_length)) if max_length else self
@@ -88,8 +99,12 @@ def check(subject: Subject, *, tokens: bool = True, track: Track = untracked) ->
     try:
         if not subject.model:
             raise NoTokenizer(subject.why_none)
-        tokenizer = find_tokenizer(subject.model, subject.config)
+        tokenizer = find_tokenizer(subject.model, subject.config, network=subject.network)
     except NoTokenizer as reason:
+        if subject.insists:
+            raise RecipeError(
+                f"The rows cannot be counted in tokens: {reason}.", hint="Or leave --tokenizer out."
+            ) from reason
         return Checked(report, unchecked=f"{UNCHECKED}: {reason}")
     counted = [count_tokens(name, files, tokenizer, subject.config, track) for name, files in report.files.items()]
     return Checked(report, tuple(counted))

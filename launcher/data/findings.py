@@ -13,6 +13,10 @@ from launcher.errors import DataError
 
 SHOWN = 20  # of each channel's errors; a broken export has the same one in every row
 
+# how errors begin that a file of another form has in every line
+OTHER_FORMS = ("unknown shape", "not JSON", "a list, not an object")
+MAKE_ROWS = "`launcher prepare` makes rows of CSV, JSON and other columns that a recipe names as [[data.sources]]."
+
 Level = Literal["error", "warning"]
 
 
@@ -60,6 +64,8 @@ def refuse(findings: Sequence[Finding], unseen: int = 0, hint: str = "") -> None
     errors = errors_of(findings)
     if not errors:
         return
+    if any(error.problem.startswith(OTHER_FORMS) for error in errors):
+        hint = hint or f"Fix or drop what is named. {MAKE_ROWS} Nothing was uploaded."
     lines = [str(error) for error in errors] + ([f"and {unseen:,} more"] if unseen else [])
     channels = dict.fromkeys(error.channel for error in errors)
     what = "The " + " and the ".join(channels) + (" channel" if len(channels) == 1 else " channels")

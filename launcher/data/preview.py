@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from container_src.sft.config import TrainConfig
-from container_src.sft.data import Row, check_row, encode, encode_piece, find_files, load_rows, parse_row, render
+from container_src.sft.data import Row, check_row, encode, encode_piece, load_rows, parse_row, render
 from container_src.sft.failure import JobError
 from container_src.sft.model import Base, load_tokenizer
 from container_src.sft.stand_in import save_tokenizer
 from container_src.sft.steps import make_steps
 from launcher import hub
+from launcher.data.channels import find_rows_files
+from launcher.data.tokens import reason_of
 from launcher.errors import DataError
 
 Kind = Literal["masked", "trained", "cut"]
@@ -66,10 +68,11 @@ def preview_rows(model: str, config: TrainConfig, files: Mapping[str, Path], cha
     """The first rows of a channel in the order in which the job takes them: for train that is its first steps."""
     if channel not in files:
         raise DataError(f"The recipe has no {channel} channel; it has {', '.join(files)}.")
+    found = find_rows_files(channel, files[channel])
     try:
-        lines = _count_rows(files[channel])
+        lines = _count_rows(found)
         order = make_steps(lines, count, 1, config.seed)[0] if channel == "train" else list(range(min(count, lines)))
-        chosen = _take_rows(files[channel], order)
+        chosen = _take_rows(found, order)
         tokenizer = _load_tokenizer(model, config, files["train"])
         shown = tuple(_preview(row, tokenizer, config) for row in chosen)
     except JobError as error:
@@ -78,8 +81,8 @@ def preview_rows(model: str, config: TrainConfig, files: Mapping[str, Path], cha
     return Preview(channel, shown, lines, config.max_length, name)
 
 
-def _iter_lines(path: Path) -> Iterator[tuple[Path, int, bytes]]:
-    for file in find_files(path):
+def _iter_lines(files: Sequence[Path]) -> Iterator[tuple[Path, int, bytes]]:
+    for file in files:
         try:
             with file.open("rb") as lines:
                 yield from ((file, number, line) for number, line in enumerate(lines, start=1) if line.strip())
@@ -87,19 +90,19 @@ def _iter_lines(path: Path) -> Iterator[tuple[Path, int, bytes]]:
             raise DataError(f"{file} could not be read: {error.strerror}.") from error
 
 
-def _count_rows(path: Path) -> int:
-    rows = sum(1 for _ in _iter_lines(path))
+def _count_rows(files: Sequence[Path]) -> int:
+    rows = sum(1 for _ in _iter_lines(files))
     if not rows:
-        raise DataError(f"{path} holds no row.", hint="Write one JSON object a line.")
+        raise DataError(f"{files[0].name} holds no row.", hint="Write one JSON object a line.")
     return rows
 
 
-def _take_rows(path: Path, order: list[int]) -> list[Row]:
+def _take_rows(files: Sequence[Path], order: list[int]) -> list[Row]:
     """Only these are parsed and held."""
     wanted = set(order)
     found = {
         place: parse_row(line, file.name, number)
-        for place, (file, number, line) in enumerate(islice(_iter_lines(path), max(order) + 1))
+        for place, (file, number, line) in enumerate(islice(_iter_lines(files), max(order) + 1))
         if place in wanted
     }
     return [found[place] for place in order]
@@ -119,9 +122,11 @@ def _load_tokenizer(model: str, config: TrainConfig, train: Path) -> Any:
         raise DataError(
             "A preview needs the model's tokenizer, and transformers is not installed.", hint=INSTALL
         ) from (error)
+    except JobError:
+        raise  # of a row, or a sentence of its own about the tokenizer
     except RuntimeError as error:
         raise DataError(
-            f"The tokenizer of {model} could not be had: {error.__cause__ or error}",
+            f"The tokenizer of {model} could not be had: {reason_of(error)}.",
             hint=ELSEWHERE,
         ) from error
 

@@ -383,7 +383,7 @@ TRAINED_KEYS: dict[Shape, set[str]] = {
 
 
 def _remark_on(row: Row, shape: Shape, tally: Tally) -> None:
-    others = row.fields.keys() - TRAINED_KEYS[shape]
+    others = row.find_untrained(TRAINED_KEYS[shape])
     if others:
         tally.remark("keys", words=sorted(others))
     texts = texts_of(row, shape)

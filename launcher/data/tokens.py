@@ -22,6 +22,15 @@ from launcher.progress import Track, untracked
 
 PART_BYTES = 1024 * 1024  # some 250,000 tokens: a quarter of a second, so that the bar moves
 BARS = 12
+SAID = 240  # characters of an error of transformers
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)  # one of these stands in every folder of a tokenizer; looking is free, and importing transformers takes seconds
 
 
 class NoTokenizer(Exception):
@@ -106,6 +115,12 @@ class TokenReport:
             "after the assistant's turns. Use a model made for chat, or prompt and completion."
         )
 
+    def words(self) -> str:
+        """In one line, for a plan."""
+        tally, rows = self.tally, len(self.tally.lengths)
+        cut = f"{tally.truncated:,} of {rows:,} rows cut at max_length = {self.max_length:,}"
+        return f"{tally.tokens:,} tokens in {self.channel}, the longest row {max(tally.lengths, default=0):,}, {cut}"
+
     def rows(self) -> list[tuple[str, str]]:
         """What people decide on."""
         tally, rows = self.tally, len(self.tally.lengths)
@@ -165,21 +180,36 @@ def _edges(longest: int) -> list[int]:
 # counting
 
 
-def find_tokenizer(model: str, config: TrainConfig) -> Any:
+def find_tokenizer(model: str, config: TrainConfig, *, network: bool = True) -> Any:
     """The tokenizer that the job will use; raises NoTokenizer with the reason when it is not at hand."""
-    if not Path(model).is_dir() and not hub.is_cached(model):
-        found = hub.look_up(model, config.model_revision)
-        if found is not hub.Found.YES:
-            why = "the Hub cannot be reached" if found is hub.Found.UNREACHABLE else "the Hub does not show it"
-            raise NoTokenizer(f"the tokenizer of {model} is not at hand ({why}). Give --tokenizer FOLDER")
+    folder = Path(model) if Path(model).is_dir() else hub.find_snapshot(model, config.model_revision)
+    if folder is None:
+        _check_may_fetch(model, config.model_revision, network)
+    elif not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise NoTokenizer(f"{folder} holds no tokenizer. Give --tokenizer FOLDER")
     try:
-        return load_tokenizer(Base(model, model, config.model_revision or None), config)
+        return load_tokenizer(Base(str(folder or model), model, None if folder else config.model_revision), config)
     except ImportError as error:
         raise NoTokenizer(
             "transformers is not installed. Install it with pip install 'qlora-launcher[data]'"
         ) from error
     except RuntimeError as error:  # ModelError is one
-        raise NoTokenizer(f"the tokenizer of {model} could not be loaded: {error.__cause__ or error}") from error
+        raise NoTokenizer(f"the tokenizer of {model} could not be loaded: {reason_of(error)}") from error
+
+
+def reason_of(error: RuntimeError) -> str:
+    """What transformers says, without the page of model types that it goes on with."""
+    said = next(iter(str(error.__cause__ or error).splitlines()), "no reason was given")
+    return said.rstrip(".") if len(said) <= SAID else f"{said[:SAID]}..."
+
+
+def _check_may_fetch(model: str, revision: str, network: bool) -> None:
+    if not network:
+        raise NoTokenizer(f"the tokenizer of {model} is not on this machine. `launcher check` asks the Hub for it")
+    found = hub.look_up(model, revision)
+    if found is not hub.Found.YES:
+        why = "the Hub cannot be reached" if found is hub.Found.UNREACHABLE else "the Hub does not show it"
+        raise NoTokenizer(f"the tokenizer of {model} is not at hand ({why}). Give --tokenizer FOLDER")
 
 
 def count_tokens(
@@ -208,7 +238,7 @@ def _iter_counted(path: Path, parts: Sequence[range], tokenizer: Any, config: Tr
         yield from (count_part(path, part) for part in parts)
         return
     # forked, so that a tokenizer of hundreds of megabytes is shared and not loaded once for each processor
-    pool = ProcessPoolExecutor(workers, get_context("fork"), initializer=_use, initargs=(tokenizer, config))
+    pool = ProcessPoolExecutor(workers, get_context("fork"), initializer=_use_alone, initargs=(tokenizer, config))
     with pool:
         try:
             yield from pool.map(count_part, [path] * len(parts), parts)
@@ -228,8 +258,12 @@ class _Tools:
 _tools = _Tools()
 
 
-def _use(tokenizer: Any, config: TrainConfig) -> None:
+def _use_alone(tokenizer: Any, config: TrainConfig) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a row at a time in each process; forks and threads do not mix
+    _use(tokenizer, config)
+
+
+def _use(tokenizer: Any, config: TrainConfig) -> None:
     _tools.tokenizer = tokenizer
     _tools.config = config
     _tools.ends = find_end_tokens(tokenizer)

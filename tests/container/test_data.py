@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from container_src.sft.config import TrainConfig
-from container_src.sft.data import IGNORED, Encoded, Row, RowError, check_row, encode, load_rows, parse_row, render
+from container_src.sft.data import (
+    IGNORED,
+    Encoded,
+    Row,
+    RowError,
+    check_row,
+    encode,
+    load_rows,
+    parse_row,
+    render,
+)
 from container_src.sft.failure import JobError
 
 FAMILIES = ("qwen2", "llama", "gemma")
@@ -117,8 +128,6 @@ def test_a_cut_row_is_counted_and_one_without_an_answer_left_is_refused(tokenize
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizers: dict[str, Any]) -> None:
-    from copy import copy
-
     tokenizer = copy(tokenizers["qwen2"])
     tokenizer.chat_template = "{% for message in messages %}{{ loop.length ~ message['content'] }}{% endfor %}"
     with pytest.raises(RowError, match="train.jsonl:7: the model's chat template rewrites earlier turns"):
@@ -129,6 +138,31 @@ def test_what_a_template_refuses_names_the_row(tokenizers: dict[str, Any]) -> No
     messages = [{"role": "system", "content": "Be brief."}, QUESTION, ANSWER]
     with pytest.raises(RowError, match="train.jsonl:7: .*System role not supported"):
         encode(_row(messages=messages), tokenizers["gemma"], TrainConfig())
+
+
+def test_a_template_that_fails_names_the_row_and_what_failed(tokenizers: dict[str, Any]) -> None:
+    tokenizer = copy(tokenizers["qwen2"])
+    tokenizer.chat_template = "{{ messages[0]['content'] + 1 }}"
+    with pytest.raises(RowError, match=r"train.jsonl:7: the model's chat template fails at it \(TypeError: "):
+        encode(_row(messages=[QUESTION, ANSWER]), tokenizer, TrainConfig())
+
+
+TOOLS = (
+    "{% for message in messages %}{{ message['role'] ~ ': ' ~ message['content'] }}"
+    "{% for call in message.tool_calls %}{{ call.function | tojson }}{% endfor %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("calls", [5, [{"foo": 3}], "look up", None, [{"function": {"name": "\ud800"}}]])
+def test_a_template_is_given_what_is_checked_and_nothing_else(tokenizers: dict[str, Any], calls: Any) -> None:
+    tokenizer = copy(tokenizers["qwen2"])
+    tokenizer.chat_template = TOOLS
+    odd = _row(messages=[{**QUESTION, "name": 7}, {**ANSWER, "tool_calls": calls}])
+    check_row(odd)
+    plain = encode(_row(messages=[QUESTION, ANSWER]), tokenizer, TrainConfig())
+    assert encode(odd, tokenizer, TrainConfig()) == plain
+    assert odd.find_untrained({"messages"}) == {"messages.name", "messages.tool_calls"}
 
 
 def test_messages_need_a_template(spacing_tokenizer: Any) -> None:

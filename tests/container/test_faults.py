@@ -95,6 +95,11 @@ def _long_prompt(base: Path) -> None:
     _rows(base, "train", json.dumps({"prompt": "why " * 500, "completion": "b"}))
 
 
+def _long_prompt_for_a_model_without_weights(base: Path) -> None:
+    _pickled_weights(base)
+    _long_prompt(base)
+
+
 def _chat_that_begins_with_the_answer(base: Path) -> None:
     _rows(base, "train", json.dumps({"messages": [{"role": "assistant", "content": "Rest."}]}))
 
@@ -170,6 +175,11 @@ FAULTS: dict[str, Fault] = {
     "a module that is not there": (_nothing, {**SMOKE, "lora_target_modules": "q_proj,c_attn"}, "names c_attn"),
     "a bad row": (_bad_row, SMOKE, "rows.jsonl:2: not JSON"),
     "a prompt that fills the row": (_long_prompt, SMOKE, "rows.jsonl:1: no token of its answer is left"),
+    "a row refused before the weights are loaded": (
+        _long_prompt_for_a_model_without_weights,
+        {"max_length": 64},
+        "rows.jsonl:1: no token of its answer is left",
+    ),
     "a chat begun by the assistant": (
         _chat_that_begins_with_the_answer,
         SMOKE,

@@ -137,3 +137,24 @@ def test_control_characters_of_a_row_do_not_reach_the_terminal(launch, write_row
     train = str(write_rows("mine.jsonl", [{"text": "red \x1b[31m alert"}] * 3))
     shown = launch("preview", "--smoke", "--train", train, "--set", "data.eval=", "-n", "1").stdout
     assert "\x1b" not in shown and "\\x1b[31m" in shown
+
+
+def test_a_rows_own_signs_cannot_be_taken_for_marks(launch, write_rows) -> None:
+    row = {"prompt": "use [[x]] ~~y~~ [", "completion": "a[[1]] [b]"}
+    train = str(write_rows("mine.jsonl", [row] * 3))
+    shown = launch("preview", "--smoke", "--train", train, "--set", "data.eval=", "-n", "1").stdout
+    assert "\nuse \\[\\[x\\]\\] \\~\\~y\\~\\~ \\[[[a\\[\\[1\\]\\] [b\\]]][[<|endoftext|>]]\n" in shown
+
+
+def test_names_do_not_reach_the_terminal_as_they_are(launch, write_rows) -> None:
+    write_rows("red\x1b[31m.jsonl", [{"text": "a row"}] * 3)
+    write_rows("bad\x1b[31m.jsonl", [{"text": ""}])
+    for words in (
+        ("check", "red\x1b[31m.jsonl"),
+        ("check", "bad\x1b[31m.jsonl"),
+        ("plan", "--train", "red\x1b[31m.jsonl", "--set", "data.eval="),
+        ("preview", "--smoke", "-n", "1", "--train", "red\x1b[31m.jsonl", "--set", "data.eval="),
+    ):
+        done = launch(*words)
+        assert "\x1b" not in done.stdout + done.stderr
+        assert "\\x1b[31m.jsonl" in done.stdout + done.stderr

@@ -93,6 +93,7 @@ TOO_LONG = "q" * 3000
         ("plan", "--train", "", "--set", f'data.sources=[{{dataset="{TOO_LONG}"}}]'),
         ("recipe", "show", "--model", TOO_LONG),
         ("check", TOO_LONG),
+        ("preview", "--train", TOO_LONG),
         ("compare", TOO_LONG),
         ("doctor", TOO_LONG),
         ("submit", "--instance", "local", "--eval", TOO_LONG),
