@@ -12,7 +12,8 @@ from typing import Any
 from .strict_json import make_json
 
 FILE = "sums.json"
-PHASES = ("importing", "to_first_step", "training", "evaluating")
+START = ("importing", "encoding", "loading")
+PHASES = (*START, "to_first_step", "training", "evaluating")
 
 
 def write_sums(folder: Path, sums: Mapping[str, Any]) -> None:
@@ -43,9 +44,14 @@ class Costs:
         finally:
             self._spent[name] += self._clock() - self._running.pop(name)
 
-    def note(self, name: str) -> None:
-        """A phase that began with the job and ends now."""
-        self._spent[name] = self._clock() - self._started
+    def note_first_step(self) -> str:
+        """What the seconds up to the end of the first step are made of; "" when that was said before."""
+        if self._spent["to_first_step"]:
+            return ""
+        whole = self._spent["to_first_step"] = self._clock() - self._started
+        parts = [f"{name} {self._spent[name]:.1f}" for name in START]
+        rest = whole - sum(self._spent[name] for name in START)
+        return f"First step done after {whole:.1f} s: {', '.join(parts)}, the rest {rest:.1f}."
 
     def sums(self) -> dict[str, float]:
         now = self._clock()

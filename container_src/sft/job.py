@@ -84,12 +84,14 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
 
     # tokens and labels: a row that cannot be trained ends the job before the weights are downloaded
     tokenizer = load_tokenizer(base, config)
-    train = encode_rows("train", train_rows, tokenizer, config)
-    evaluation = encode_rows("eval", eval_rows, tokenizer, config)
-    test = encode_rows("test", test_rows, tokenizer, config)
+    with costs.phase("encoding"):
+        train = encode_rows("train", train_rows, tokenizer, config)
+        evaluation = encode_rows("eval", eval_rows, tokenizer, config)
+        test = encode_rows("test", test_rows, tokenizer, config)
 
     # the weights and the adapters on them
-    model = attach_adapters(load_base(base, config), base, config, paths)
+    with costs.phase("loading"):
+        model = attach_adapters(load_base(base, config), base, config, paths)
     trainable, total = model.get_nb_trainable_parameters()
     say(f"Model: {trainable:,} of {total:,} parameters are trained, on {device_name()}.")
     check_ids([*train, *evaluation, *test], model.config.vocab_size, base)
@@ -114,7 +116,6 @@ def run_job(config: TrainConfig, stopping: Stopping) -> None:
     if resume is not None:
         say(f"Resuming after step {resume.step} from {resume.path.name}.")
         trainer.take_up(resume.path)
-    costs.note("to_first_step")
     with costs.phase("training"):
         trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
 

@@ -131,6 +131,9 @@ class StepTrainer(trl.SFTTrainer):
         self._rate = self.optimizer.param_groups[0]["lr"]
         loss, rights = self.runner.run(model, inputs, self.state.global_step)
         self.meter.add(inputs, loss / self.accelerator.num_processes, rights)
+        # kernels are compiled and graphs captured within it
+        if words := self._costs.note_first_step():
+            say(words)
         return loss
 
     def floating_point_ops(self, inputs: Any) -> int:

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from container_src.sft.architectures import holds_tokenizer
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import Encoded, RowError, encode, parse_row
 from container_src.sft.model import Base, load_tokenizer
@@ -23,14 +24,6 @@ from launcher.progress import Track, untracked
 PART_BYTES = 1024 * 1024  # some 250,000 tokens: a quarter of a second, so that the bar moves
 BARS = 12
 SAID = 240  # characters of an error of transformers
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "spiece.model",
-    "vocab.json",
-    "vocab.txt",
-)  # one of these stands in every folder of a tokenizer; looking is free, and importing transformers takes seconds
 
 
 class NoTokenizer(Exception):
@@ -185,7 +178,7 @@ def find_tokenizer(model: str, config: TrainConfig, *, network: bool = True) -> 
     folder = Path(model) if Path(model).is_dir() else hub.find_snapshot(model, config.model_revision)
     if folder is None:
         _check_may_fetch(model, config.model_revision, network)
-    elif not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    elif not holds_tokenizer(folder):  # looking is free, and importing transformers takes seconds
         raise NoTokenizer(f"{folder} holds no tokenizer. Give --tokenizer FOLDER")
     try:
         return load_tokenizer(Base(str(folder or model), model, None if folder else config.model_revision), config)

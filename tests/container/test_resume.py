@@ -336,15 +336,18 @@ def test_seconds_add_up_over_attempts_and_memory_does_not(tmp_path: Path) -> Non
         costs = Costs(lambda: peak, clock=lambda: now[0])
         costs.load(earlier)
         now[0] += 2
-        costs.note("to_first_step")
+        with costs.phase("loading"):
+            now[0] += 1
+        words = "First step done after 3.0 s: importing 0.0, encoding 0.0, loading 1.0, the rest 2.0."
+        assert [costs.note_first_step() for _ in range(2)] == [words, ""]
         with costs.phase("training"):
             now[0] += seconds
             return costs.sums()  # as a checkpoint does, in the middle of it
 
     first = attempt(10, 3.5, {})
-    assert first["seconds_training"] == 10 and first["seconds"] == 12
+    assert first["seconds_training"] == 10 and first["seconds"] == 13
     write_sums(tmp_path, {"costs": first})
     second = attempt(5, 2.5, read_sums(tmp_path)["costs"])
-    assert (second["seconds_training"], second["seconds_to_first_step"], second["seconds"]) == (15, 4, 19)
+    assert (second["seconds_training"], second["seconds_to_first_step"], second["seconds"]) == (15, 6, 21)
     assert (second["attempts"], second["peak_memory_gib"]) == (2, 3.5)
     assert read_sums(tmp_path / "of an earlier version") == {}

@@ -118,7 +118,7 @@ BRIDGES = {
     "plan": {"config"},
     "base_model": {"architectures", "earlier_adapter"},
     "request": {"config"},
-    "data": {"config", "data", "failure", "model", "stand_in", "steps"},
+    "data": {"architectures", "config", "data", "failure", "model", "stand_in", "steps"},
     "submission": {"architectures"},
     "retraining": {"artifact", "champion", "comparison", "publication"},
     "estimates": {"architectures", "config", "fast_conditions", "memory_plan", "steps"},
