@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,27 +24,6 @@ CHANGE_SET = "arn:aws:cloudformation:eu-west-1:111122223333:changeSet/c/1"
 OURS = "launcher training: bucket and more"
 SCHEDULES = "launcher-schedule"
 Stub = Callable[[str], Stubber]
-
-
-@pytest.fixture
-def session() -> Session:
-    # an address makes the polls short; nothing is sent to it
-    return Session("aws", "eu-west-1", "http://127.0.0.1:9", ("key", "secret"))
-
-
-@pytest.fixture
-def stub(session: Session) -> Iterator[Stub]:
-    made: dict[str, Stubber] = {}
-
-    def make(service: str) -> Stubber:
-        if service not in made:
-            made[service] = Stubber(session.client(service))
-            made[service].activate()
-        return made[service]
-
-    yield make
-    for stubber in made.values():
-        stubber.assert_no_pending_responses()
 
 
 def sign_in(stub: Stub) -> None:

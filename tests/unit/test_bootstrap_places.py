@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -17,26 +17,6 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STACK_ID = "arn:aws:cloudformation:eu-west-1:111122223333:stack/launcher/1"
 CHANGE_SET = "arn:aws:cloudformation:eu-west-1:111122223333:changeSet/c/1"
 Stub = Callable[[str], Stubber]
-
-
-@pytest.fixture
-def session() -> Session:
-    return Session("aws", "eu-west-1", "http://127.0.0.1:9", ("key", "secret"))
-
-
-@pytest.fixture
-def stub(session: Session) -> Iterator[Stub]:
-    made: dict[str, Stubber] = {}
-
-    def make(service: str) -> Stubber:
-        if service not in made:
-            made[service] = Stubber(session.client(service))
-            made[service].activate()
-        return made[service]
-
-    yield make
-    for stubber in made.values():
-        stubber.assert_no_pending_responses()
 
 
 def start(stub: Stub, name: str) -> Stubber:
