@@ -103,17 +103,17 @@ def test_nothing_follows_where_the_recipe_did_not_say_so(start_spot: Callable[[P
 
 def test_python_s_wait_goes_on_as_the_command_line_s_does(start_spot: Callable[[Plan], Job], session: Session) -> None:
     """The handle is the on-demand job's from then on, so the lines after a wait mean the job that trained."""
-    job, said = start_spot(plan_of("notebook")), []
+    job, said = start_spot(plan_of("handle")), []
     spot, other = job.name, Job(job.name, session)
     state = job.wait(60, say=said.append)
     assert (state.status.value, state.spot, state.name) == ("completed", False, job.name)
-    assert job.name != spot and job.run == "notebook"
+    assert job.name != spot and job.run == "handle"
     assert [line for line in said if spot in line and "on demand" in line] == said
     # a second follower, of the log, starts no second job and reads on in the one that there is
     lines: list[str] = []
     assert following.follow(other, lines.append) == 0
     assert other.name == job.name and "on demand" in lines
-    assert len(list(jobs.iter_jobs(session, "notebook-"))) == 2
+    assert len(list(jobs.iter_jobs(session, "handle-"))) == 2
 
 
 def test_a_start_that_fails_gives_the_claim_back(
