@@ -19,7 +19,7 @@ from container_src.sft.artifact import write_json
 from container_src.sft.champion import make_placeholder
 from container_src.sft.comparison import compare
 from container_src.sft.evaluate import RowScores
-from container_src.sft.job import find_broken_result
+from container_src.sft.final_evaluation import find_broken_result
 
 SETTINGS: dict[str, Any] = {"smoke": True, "max_length": 64, "max_steps": 9, "logging_steps": 3, "eval_steps": 3}
 
