@@ -6,7 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,27 @@ from container_src import sft
 
 TRAIN = Path(sft.__file__).parent.parent / "train.py"
 TEXTS = ["What helps against a headache?", "Rest, water and a dark room.", "yes no maybe 0123456789"] * 4
+# What the Hub answers by the owner in a model's id: status, X-Error-Code, X-Error-Message. A name that holds that of a
+# family ("empty" holds MPT's) is taken for a model of it where the Hub has no config.json.
+HUB_ANSWERS = {
+    "stale": (401, "", "Invalid credentials in Authorization header"),
+    "stale-and-named": (401, "RepoNotFound", "Invalid credentials in Authorization header"),
+    "hidden": (401, "RepoNotFound", "Invalid username or password."),
+    "wordless": (401, "", ""),
+    "gated": (401, "GatedRepo", "You must have access to it and be authenticated."),
+    "licensed": (403, "GatedRepo", "You are not in the authorized list."),
+    "forbidden": (403, "", "Not allowed."),
+    "disabled": (403, "", "Access to this resource is disabled."),
+    "missing": (404, "RepoNotFound", "Repository not found"),
+    "unrevised": (404, "RevisionNotFound", "Invalid rev id"),
+    "opened": (404, "EntryNotFound", "Entry not found"),
+    "lost": (404, "", ""),
+    "crowded": (429, "", "Rate limit"),
+    "broken": (500, "", "Internal Error"),
+    "resting": (503, "", ""),
+    "behind": (520, "", ""),
+}
+SECRETS = {"hub-token": "hf_of_the_test"}
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +116,53 @@ def train_together() -> Callable[..., str]:
 
 def _make_argv(hyperparameters: dict[str, Any]) -> list[str]:
     return [text for name, value in hyperparameters.items() for text in (f"--{name}", str(value))]
+
+
+class Hub(ThreadingHTTPServer):
+    """The Hub and, to POST, Secrets Manager."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        # what it was sent as Authorization, by owner
+        self.tokens: dict[str, set[str]] = defaultdict(set)
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_GET(self) -> None:
+        owner = next(part for part in self.path.split("/") if part in HUB_ANSWERS)
+        self.server.tokens[owner].add(self.headers.get("Authorization", "none"))
+        status, code, message = HUB_ANSWERS[owner]
+        self.send_response(status)
+        for name, value in (("X-Error-Code", code), ("X-Error-Message", message)):
+            if value:
+                self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["SecretId"]
+        found = {"SecretString": SECRETS[name]} if name in SECRETS else {"__type": "ResourceNotFoundException"}
+        content = json.dumps(found).encode()
+        self.send_response(200 if name in SECRETS else 400)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,61 +21,7 @@ from container_src.sft import failure
 
 TRAIN = Path(sft.__file__).parent.parent / "train.py"
 SMOKE: dict[str, Any] = {"smoke": True, "max_steps": 6, "max_length": 64, "logging_steps": 1, "load_in_4bit": False}
-# what the Hub answers: (status, X-Error-Code), by the owner in the model's id
-ANSWERS = {
-    "nobody": (404, "RepoNotFound"),
-    "secret": (401, "GatedRepo"),
-    "licensed": (403, "GatedRepo"),
-    "unrevised": (404, "RevisionNotFound"),
-    # not 500, after which the client tries each file again for most of a minute
-    "troubled": (520, ""),
-    "opened": (404, "EntryNotFound"),
-    "crowded": (429, ""),
-    "closed": (403, ""),
-    "revoked": (401, ""),
-}
-SECRETS = {"hub-token": "hf_of_the_test"}
-
-
-class _Hub(BaseHTTPRequestHandler):
-    """The Hub and, to POST, Secrets Manager."""
-
-    tokens: list[str] = []
-
-    def do_POST(self) -> None:
-        name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["SecretId"]
-        found = {"SecretString": SECRETS[name]} if name in SECRETS else {"__type": "ResourceNotFoundException"}
-        content = json.dumps(found).encode()
-        self.send_response(200 if name in SECRETS else 400)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def do_GET(self) -> None:
-        owner = self.path.removeprefix("/api/models").split("/")[1]
-        status, code = ANSWERS[owner]
-        if owner == "opened":
-            self.tokens.append(self.headers.get("Authorization", "none"))
-        self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", f"{code} of {owner}")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_GET
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
-
-
-@pytest.fixture(scope="module")
-def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+TOKEN = "hf_of_the_test"
 
 
 def _rows(base: Path, channel: str, *rows: str) -> None:
@@ -163,11 +107,11 @@ def _at_hub(model: str, **other: Any) -> dict[str, Any]:
 Fault = tuple[Callable[[Path], None], dict[str, Any], str]
 # name -> how it is put in, with which hyperparameters, and what the failure file must say
 FAULTS: dict[str, Fault] = {
-    "a model that is not there": (_nothing, _at_hub("nobody/model"), "The model was not found. Check the spelling"),
-    "a gated model without a token": (_nothing, _at_hub("secret/model"), "The model is gated. Accept its licence"),
+    "a model that is not there": (_nothing, _at_hub("missing/model"), "The model was not found. Check the spelling"),
+    "a gated model without a token": (_nothing, _at_hub("gated/model"), "The model is gated. Accept its licence"),
     "a gated model, token refused": (_nothing, _at_hub("licensed/model"), "The model is gated. Accept its licence"),
     "a revision that is not there": (_nothing, _at_hub("unrevised/model"), "The model was not found. Check the"),
-    "a Hub in trouble": (_nothing, _at_hub("troubled/model"), "The Hub answered with an error of its own"),
+    "a Hub in trouble": (_nothing, _at_hub("behind/model"), "The Hub answered with an error of its own"),
     "a model channel without a model": (_model_channel_without_model, {}, "holds no config.json"),
     "pickled weights": (_pickled_weights, {}, "The model has no safetensors weights"),
     "weights cut short": (_cut_weights, {}, "The model's weights are damaged"),
@@ -200,10 +144,10 @@ FAULTS: dict[str, Fault] = {
     "a checkpoint of other data": (_checkpoint_of_other_data, SMOKE, "belongs to another recipe"),
     "a secret that is not there": (_nothing, _at_hub("opened/model", hf_token_secret="lost"), "from the secret lost"),
     "a Hub that has had enough": (_nothing, _at_hub("crowded/model"), "The Hub takes no more requests"),
-    "a model that the Hub keeps back": (_nothing, _at_hub("closed/model"), "The Hub refused to give the model out"),
+    "a model that the Hub keeps back": (_nothing, _at_hub("forbidden/model"), "The Hub refused to give the model out"),
     # last, since the token stays in the environment of the process that runs them all
     "a model without files": (_nothing, _at_hub("opened/model", hf_token_secret="hub-token"), "opened/model"),
-    "a token that the Hub rejects": (_nothing, _at_hub("revoked/model"), "The Hub rejected the token. Make a new one"),
+    "a token that the Hub rejects": (_nothing, _at_hub("wordless/model"), "The Hub rejected the token. Make a new one"),
 }
 
 
@@ -212,7 +156,7 @@ def broken(
     tmp_path_factory: pytest.TempPathFactory,
     make_base: Callable[[Path], Path],
     train_together: Callable[..., str],
-    hub: str,
+    hub: Any,
 ) -> dict[str, Path]:
     bases = {name: make_base(tmp_path_factory.mktemp("fault")) for name in FAULTS}
     for name, (inject, _, _) in FAULTS.items():
@@ -220,15 +164,15 @@ def broken(
     cache = tmp_path_factory.mktemp("cache")
     log = train_together(
         {bases[name]: settings for name, (_, settings, _) in FAULTS.items()},
-        HF_ENDPOINT=hub,
+        HF_ENDPOINT=hub.url,
         HF_HOME=str(cache),
         NO_PROXY="127.0.0.1",
-        AWS_ENDPOINT_URL=hub,
+        AWS_ENDPOINT_URL=hub.url,
         AWS_REGION="eu-west-1",
         AWS_ACCESS_KEY_ID="test",
         AWS_SECRET_ACCESS_KEY="test",
     )
-    assert SECRETS["hub-token"] not in log
+    assert TOKEN not in log
     assert log.count("ends with 1") == len(FAULTS), log
     return bases
 
@@ -246,10 +190,10 @@ def test_weights_that_are_no_numbers_are_in_no_checkpoint(broken: dict[str, Path
     assert not (base / "model" / "adapter_model.safetensors").exists()
 
 
-def test_the_token_reaches_the_hub_and_nothing_else(broken: dict[str, Path]) -> None:
-    assert set(_Hub.tokens) == {"Bearer hf_of_the_test"}
+def test_the_token_reaches_the_hub_and_nothing_else(broken: dict[str, Path], hub: Any) -> None:
+    assert hub.tokens["opened"] == {f"Bearer {TOKEN}"}
     for base in broken.values():
-        assert not [path for path in base.rglob("*") if path.is_file() and b"hf_of_the_test" in path.read_bytes()]
+        assert not [path for path in base.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
 
 
 def test_no_fault_leaves_what_looks_like_a_result(broken: dict[str, Path]) -> None:
