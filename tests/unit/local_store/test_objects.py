@@ -7,7 +7,6 @@ import io
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,55 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from launcher.local.store import Attributes, Conditions, ObjectStore, StoreError
-from launcher.local.store_model import Page, StoredObject, Upload, WantedPart
-from launcher.local.store_uploads import SMALLEST_PART
+from launcher.local.store import Attributes, ObjectStore, StoreError
+from launcher.local.store_model import Page
 
 BUCKET = "bucket"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "s3"
-
-
-@pytest.fixture
-def store(root: Path) -> Iterator[ObjectStore]:
-    store = ObjectStore(root)
-    store.create_bucket(BUCKET)
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def run_python(root: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Another process with a store of its own on the same folder."""
-
-    def run(script: str, *args: str) -> subprocess.Popen[str]:
-        head = "import os, signal, sys\nfrom pathlib import Path\nfrom launcher.local.store import *\n"
-        head += f"store = ObjectStore(Path({str(root)!r}))\n"
-        command = [sys.executable, "-c", head + script, *args]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    return run
-
-
-def read(store: ObjectStore, key: str) -> bytes:
-    with store.open(BUCKET, key)[1] as file:
-        return file.read()
-
-
-def content_files(root: Path) -> list[Path]:
-    return [path for path in (root / "content").glob("*/*") if path.is_file()]
-
-
-def refusal(action: Callable[[], object]) -> str:
-    with pytest.raises(StoreError) as caught:
-        action()
-    return caught.value.code
-
-
-def test_put_gives_back_bytes_and_attributes(store: ObjectStore) -> None:
+def test_put_gives_back_bytes_and_attributes(store: ObjectStore, read: Callable[..., bytes]) -> None:
     attributes = Attributes("text/plain", {"a": "b"}, {"cache-control": "no-store"}, {"tag": "1"})
     put = store.put(BUCKET, "key", io.BytesIO(b"hello"), attributes=attributes)
     assert read(store, "key") == b"hello"
@@ -72,7 +29,7 @@ def test_put_gives_back_bytes_and_attributes(store: ObjectStore) -> None:
     assert (put.size, put.etag, put.attributes) == (5, "5d41402abc4b2a76b9719d911017c592", attributes)
 
 
-def test_put_takes_an_iterable_of_bytes(store: ObjectStore) -> None:
+def test_put_takes_an_iterable_of_bytes(store: ObjectStore, read: Callable[..., bytes]) -> None:
     store.put(BUCKET, "key", (b"%d" % number for number in range(3)))
     assert read(store, "key") == b"012"
 
@@ -86,7 +43,9 @@ def test_put_file_and_fetch_file_are_inverse(store: ObjectStore, tmp_path: Path)
     assert [path.name for path in target.parent.iterdir()] == ["target"]
 
 
-def test_fetch_of_a_missing_key_leaves_the_old_file(store: ObjectStore, tmp_path: Path) -> None:
+def test_fetch_of_a_missing_key_leaves_the_old_file(
+    store: ObjectStore, tmp_path: Path, refusal: Callable[..., str]
+) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"old")
     assert refusal(lambda: store.fetch_file(BUCKET, "absent", target)) == "NoSuchKey"
@@ -94,7 +53,9 @@ def test_fetch_of_a_missing_key_leaves_the_old_file(store: ObjectStore, tmp_path
     assert not list(tmp_path.glob(".*partial"))
 
 
-def test_reader_keeps_the_object_that_it_opened(store: ObjectStore, root: Path) -> None:
+def test_reader_keeps_the_object_that_it_opened(
+    store: ObjectStore, root: Path, read: Callable[..., bytes], content_files: Callable[[Path], list[Path]]
+) -> None:
     store.put(BUCKET, "key", [b"old"])
     with store.open(BUCKET, "key")[1] as file:
         store.put(BUCKET, "key", [b"new"])
@@ -103,7 +64,9 @@ def test_reader_keeps_the_object_that_it_opened(store: ObjectStore, root: Path) 
     assert len(content_files(root)) == 1
 
 
-def test_delete_removes_the_bytes_and_may_be_repeated(store: ObjectStore, root: Path) -> None:
+def test_delete_removes_the_bytes_and_may_be_repeated(
+    store: ObjectStore, root: Path, content_files: Callable[[Path], list[Path]], refusal: Callable[..., str]
+) -> None:
     store.put(BUCKET, "key", [b"x"])
     store.delete(BUCKET, "key")
     store.delete(BUCKET, "key")
@@ -111,7 +74,9 @@ def test_delete_removes_the_bytes_and_may_be_repeated(store: ObjectStore, root: 
     assert content_files(root) == []
 
 
-def test_copy_outlives_its_source(store: ObjectStore, root: Path) -> None:
+def test_copy_outlives_its_source(
+    store: ObjectStore, root: Path, read: Callable[..., bytes], content_files: Callable[[Path], list[Path]]
+) -> None:
     store.put(BUCKET, "source", [b"bytes"], attributes=Attributes(tags={"a": "1"}))
     copied = store.copy((BUCKET, "source"), (BUCKET, "target"))
     store.delete(BUCKET, "source")
@@ -120,14 +85,14 @@ def test_copy_outlives_its_source(store: ObjectStore, root: Path) -> None:
     assert content_files(root) == []
 
 
-def test_copy_onto_itself_keeps_the_bytes(store: ObjectStore) -> None:
+def test_copy_onto_itself_keeps_the_bytes(store: ObjectStore, read: Callable[..., bytes]) -> None:
     store.put(BUCKET, "key", [b"bytes"])
     store.copy((BUCKET, "key"), (BUCKET, "key"), describe=lambda found: Attributes("text/csv"))
     assert read(store, "key") == b"bytes"
     assert store.head(BUCKET, "key").content_type == "text/csv"
 
 
-def test_conditions_of_writes(store: ObjectStore) -> None:
+def test_conditions_of_writes(store: ObjectStore, read: Callable[..., bytes], refusal: Callable[..., str]) -> None:
     first = store.put(BUCKET, "key", [b"1"], if_none_match=True)
     assert refusal(lambda: store.put(BUCKET, "key", [b"2"], if_none_match=True)) == "PreconditionFailed"
     assert refusal(lambda: store.put(BUCKET, "key", [b"2"], if_match="other")) == "PreconditionFailed"
@@ -137,7 +102,13 @@ def test_conditions_of_writes(store: ObjectStore) -> None:
     assert read(store, "key") == b"2"
 
 
-def test_condition_is_checked_again_at_the_commit(store: ObjectStore, root: Path) -> None:
+def test_condition_is_checked_again_at_the_commit(
+    store: ObjectStore,
+    root: Path,
+    read: Callable[..., bytes],
+    content_files: Callable[[Path], list[Path]],
+    refusal: Callable[..., str],
+) -> None:
     def source() -> Iterator[bytes]:
         store.put(BUCKET, "key", [b"faster"])
         yield b"slower"
@@ -148,7 +119,7 @@ def test_condition_is_checked_again_at_the_commit(store: ObjectStore, root: Path
 
 
 def test_of_many_processes_exactly_one_creates_each_key(
-    store: ObjectStore, run_python: Callable[..., subprocess.Popen[str]]
+    store: ObjectStore, run_python: Callable[..., subprocess.Popen[str]], read: Callable[..., bytes]
 ) -> None:
     script = """
 sys.stdin.readline()
@@ -179,7 +150,9 @@ def test_first_use_by_several_threads_at_once(root: Path) -> None:
     store.close()
 
 
-def test_source_that_breaks_off_leaves_the_old_object(store: ObjectStore, root: Path) -> None:
+def test_source_that_breaks_off_leaves_the_old_object(
+    store: ObjectStore, root: Path, read: Callable[..., bytes], content_files: Callable[[Path], list[Path]]
+) -> None:
     def source() -> Iterator[bytes]:
         yield b"half"
         raise ConnectionResetError
@@ -191,7 +164,9 @@ def test_source_that_breaks_off_leaves_the_old_object(store: ObjectStore, root: 
     assert len(content_files(root)) == 1
 
 
-def test_full_disk_is_named_and_leaves_nothing(store: ObjectStore, root: Path) -> None:
+def test_full_disk_is_named_and_leaves_nothing(
+    store: ObjectStore, root: Path, content_files: Callable[[Path], list[Path]]
+) -> None:
     def source() -> Iterator[bytes]:
         yield b"half"
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -230,6 +205,8 @@ def test_kill_leaves_the_old_object_or_the_new_one_and_a_sweep_cleans_up(
     run_python: Callable[..., subprocess.Popen[str]],
     script: str,
     expected: bytes,
+    read: Callable[..., bytes],
+    content_files: Callable[[Path], list[Path]],
 ) -> None:
     store.put(BUCKET, "key", [b"old"])
     killed = run_python(script)
@@ -244,14 +221,17 @@ def test_kill_leaves_the_old_object_or_the_new_one_and_a_sweep_cleans_up(
 
 
 def test_sweep_leaves_a_young_leftover(
-    store: ObjectStore, root: Path, run_python: Callable[..., subprocess.Popen[str]]
+    store: ObjectStore,
+    root: Path,
+    run_python: Callable[..., subprocess.Popen[str]],
+    content_files: Callable[[Path], list[Path]],
 ) -> None:
     run_python(KILLED_BEFORE_THE_COMMIT).communicate(timeout=60)
     assert store.sweep(older_than_s=3600) == 0
     assert len(content_files(root)) == 1
 
 
-def test_sweep_leaves_what_is_being_written(store: ObjectStore, root: Path) -> None:
+def test_sweep_leaves_what_is_being_written(store: ObjectStore, root: Path, read: Callable[..., bytes]) -> None:
     other = ObjectStore(root)
     with store.receiving([b"bytes"]) as content:
         assert other.sweep(older_than_s=-1) == 0
@@ -260,7 +240,9 @@ def test_sweep_leaves_what_is_being_written(store: ObjectStore, root: Path) -> N
     assert read(store, "key") == b"bytes"
 
 
-def test_damaged_file_is_said_and_not_served(store: ObjectStore, root: Path) -> None:
+def test_damaged_file_is_said_and_not_served(
+    store: ObjectStore, root: Path, content_files: Callable[[Path], list[Path]]
+) -> None:
     store.put(BUCKET, "key", [b"bytes"])
     content_files(root)[0].write_bytes(b"byt")
     with pytest.raises(StoreError, match="damaged"):
@@ -279,7 +261,9 @@ def test_folder_of_another_layout_is_refused(store: ObjectStore, root: Path) -> 
         ObjectStore(root).list_buckets()
 
 
-def test_bucket_rules(store: ObjectStore, root: Path) -> None:
+def test_bucket_rules(
+    store: ObjectStore, root: Path, content_files: Callable[[Path], list[Path]], refusal: Callable[..., str]
+) -> None:
     store.create_bucket(BUCKET)
     assert [bucket.name for bucket in store.list_buckets()] == [BUCKET]
     assert store.has_bucket(BUCKET) and not store.has_bucket("other")
@@ -353,134 +337,3 @@ def test_list_survives_deletions_while_it_runs(store: ObjectStore) -> None:
     for stored in store.list(BUCKET):
         store.delete(BUCKET, stored.key)
     assert list(store.list(BUCKET)) == []
-
-
-# Multipart uploads
-
-PART = SMALLEST_PART
-
-
-def send(store: ObjectStore, upload: Upload, number: int, data: bytes, size: int | None = None) -> WantedPart:
-    with store.uploads.receiving(upload, number, size or len(data), io.BytesIO(data)) as content:
-        part = store.uploads.put_part(upload, number, content, None)
-    return WantedPart(number, part.etag)
-
-
-def complete(store: ObjectStore, upload: Upload, *wanted: WantedPart) -> StoredObject:
-    return store.uploads.complete(BUCKET, "key", upload.id, wanted)
-
-
-@pytest.fixture
-def upload(store: ObjectStore) -> Upload:
-    return store.uploads.create(BUCKET, "key", Attributes("text/plain"))
-
-
-def test_parts_in_any_order_become_the_object_without_a_copy(store: ObjectStore, root: Path, upload: Upload) -> None:
-    parts = [b"a" * PART, b"b" * PART, b"c" * 10]
-    wanted = {number: send(store, upload, number, parts[number - 1]) for number in (2, 3, 1)}
-    stored = complete(store, upload, wanted[1], wanted[2], wanted[3])
-    assert read(store, "key") == b"".join(parts)
-    assert (stored.content_type, stored.etag[-2:], stored.file) == ("text/plain", "-3", upload.file)
-    assert [path.name for path in content_files(root)] == [upload.file]
-
-
-@pytest.mark.parametrize("sizes", [(PART + 7, PART, 3), (PART, PART + 7, 3), (PART + 1, PART + 2, PART + 3)])
-def test_parts_of_uneven_sizes_are_joined(
-    store: ObjectStore, root: Path, upload: Upload, sizes: tuple[int, ...]
-) -> None:
-    parts = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
-    wanted = [send(store, upload, number, part) for number, part in enumerate(parts, 1)]
-    complete(store, upload, *wanted)
-    assert read(store, "key") == b"".join(parts)
-    assert len(content_files(root)) == 1
-
-
-def test_last_part_that_comes_first_does_not_harm(store: ObjectStore, root: Path, upload: Upload) -> None:
-    last = send(store, upload, 2, b"end")
-    first = send(store, upload, 1, b"a" * PART)
-    complete(store, upload, first, last)
-    assert read(store, "key") == b"a" * PART + b"end"
-    assert len(content_files(root)) == 1
-
-
-def test_part_that_is_sent_again_replaces_the_first(store: ObjectStore, root: Path, upload: Upload) -> None:
-    old = send(store, upload, 1, b"a" * PART)
-    new = send(store, upload, 1, b"b" * PART)
-    last = send(store, upload, 2, b"end")
-    assert refusal(lambda: complete(store, upload, old, last)) == "InvalidPart"
-    complete(store, upload, new, last)
-    assert read(store, "key") == b"b" * PART + b"end"
-    assert len(content_files(root)) == 1
-
-
-def test_part_that_broke_off_can_be_sent_again_to_its_place(store: ObjectStore, upload: Upload) -> None:
-    assert refusal(lambda: send(store, upload, 1, b"a" * PART, size=PART - 1)) == "IncompleteBody"
-    first = send(store, upload, 1, b"b" * PART)
-    last = send(store, upload, 2, b"end")
-    complete(store, upload, first, last)
-    assert read(store, "key") == b"b" * PART + b"end"
-
-
-def test_part_that_broke_off_behind_the_last_one_leaves_no_tail(store: ObjectStore, upload: Upload) -> None:
-    def source() -> Iterator[bytes]:
-        yield b"tail"
-        raise ConnectionResetError
-
-    first = send(store, upload, 1, b"a" * PART)
-    with pytest.raises(ConnectionResetError), store.uploads.receiving(upload, 2, PART, source()):
-        pass
-    stored = complete(store, upload, first)
-    assert stored.file == upload.file
-    assert read(store, "key") == b"a" * PART
-
-
-def test_writer_that_hangs_cannot_spoil_the_object(store: ObjectStore, upload: Upload) -> None:
-    """A client that gave up on a part and sent it again, while the endpoint still writes the first try."""
-    with pytest.raises(StoreError, match="does not exist"), store.uploads.receiving(upload, 1, PART, [b"z"]) as late:
-        first, last = send(store, upload, 1, b"b" * PART), send(store, upload, 2, b"end")
-        stored = complete(store, upload, first, last)
-        assert stored.file != upload.file
-        store.uploads.put_part(upload, 1, late, None)
-    assert read(store, "key") == b"b" * PART + b"end"
-
-
-def test_unwanted_parts_are_dropped(store: ObjectStore, root: Path, upload: Upload) -> None:
-    first = send(store, upload, 1, b"a" * PART)
-    send(store, upload, 2, b"unwanted")
-    complete(store, upload, first)
-    assert read(store, "key") == b"a" * PART
-    assert len(content_files(root)) == 1
-
-
-def test_repeated_completion_gives_the_same_answer(store: ObjectStore, upload: Upload) -> None:
-    part = send(store, upload, 1, b"only")
-    assert complete(store, upload, part) == complete(store, upload, part)
-
-
-def test_completions_that_are_refused(store: ObjectStore, upload: Upload) -> None:
-    small, last = send(store, upload, 1, b"small"), send(store, upload, 2, b"last")
-    assert refusal(lambda: complete(store, upload, small, last)) == "EntityTooSmall"
-    assert refusal(lambda: complete(store, upload, last, small)) == "InvalidPartOrder"
-    assert refusal(lambda: complete(store, upload, WantedPart(1, "0" * 32))) == "InvalidPart"
-    assert refusal(lambda: complete(store, upload)) == "MalformedXML"
-    store.put(BUCKET, "key", [b"there"])
-    absent = Conditions(if_none_match=True)
-    only = [small]
-    assert refusal(lambda: store.uploads.complete(BUCKET, "key", upload.id, only, absent)) == "PreconditionFailed"
-    assert read(store, "key") == b"there"
-
-
-def test_abort_removes_all_parts(store: ObjectStore, root: Path, upload: Upload) -> None:
-    send(store, upload, 1, b"x")
-    send(store, upload, 1, b"y" * 10)
-    store.uploads.abort(BUCKET, "key", upload.id)
-    assert content_files(root) == []
-    assert refusal(lambda: send(store, upload, 1, b"x")) == "NoSuchUpload"
-    assert content_files(root) == []
-
-
-def test_parts_survive_a_sweep(store: ObjectStore, upload: Upload) -> None:
-    part = send(store, upload, 1, b"x")
-    store.sweep(older_than_s=-1)
-    complete(store, upload, part)
-    assert read(store, "key") == b"x"
