@@ -13,6 +13,7 @@ from .config import TrainConfig
 
 FAMILIES = ("qwen2", "llama", "gemma")
 ROTARY = ("default", "linear", "llama3")
+ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
 MAX_RANK = 128
 # what attention takes of the powers of two that the kernels want
 HEADS = (16, 32, 64, 128, 256)
@@ -52,6 +53,9 @@ def _find_reason_in_model(model: Ask) -> str:
         return "the model's attention has a sliding window"
     if model("attention_dropout", 0.0):
         return "the model has dropout in its attention"
+    activation = model("hidden_act", None) or ACTIVATIONS[0]
+    if activation not in ACTIVATIONS:
+        return f"the activation {activation} is not known"
     # transformers renamed it in 5, and older models say type
     rope = model("rope_scaling", None) or model("rope_parameters", None) or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"

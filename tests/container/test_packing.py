@@ -259,14 +259,3 @@ def test_sizes_that_no_kernel_does_are_named_where_a_gpu_runs_them(model: dict[s
 def test_every_known_model_has_sizes_that_the_kernels_do() -> None:
     for known in KNOWN.values():
         assert find_reason(TrainConfig(), known.get, "bfloat16", 1, has_gpu=True) == ""
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_plan_knows_from_config_json_what_the_job_finds(make_model: Callable[..., Any], name: str) -> None:
-    """The launcher asks the file and the container the loaded model: the same answers."""
-    model, architecture = make_model(name), find_architecture(name)
-    assert architecture is not None
-    for settings in ({}, {"fast_step": "off"}, {"lora_bias": "all"}):
-        config = TrainConfig(**{"fast_step": "on", **settings})  # type: ignore[arg-type]
-        planned = find_reason(config, architecture.get, "float32", 1, has_gpu=torch.cuda.is_available())
-        assert planned == find_reason_against(model, config, torch.float32, 1)
