@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from container_src.sft.architectures import KNOWN, find_architecture, shrink
@@ -55,6 +55,7 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         pack([_row(1, 2, 3)], Layout(tokens=2, ends=4), 64, 1, 0)
 
 
+@settings(deadline=None)  # of an example's milliseconds
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=12), st.integers(1, 1000))
 def test_parts_keep_every_row_in_order_within_the_limit(lengths: list[int], limit: int) -> None:
     rows = [_row(*range(length)) for length in lengths]
@@ -63,6 +64,7 @@ def test_parts_keep_every_row_in_order_within_the_limit(lengths: list[int], limi
     assert all(len(part) == 1 or sum(len(row.input_ids) for row in part) <= limit for part in parts)
 
 
+@settings(deadline=None)  # of an example's milliseconds
 @given(st.lists(st.integers(1, 5000), min_size=1, max_size=60), st.integers(1, 8))
 def test_buckets_hold_every_step(lengths: list[int], count: int) -> None:
     buckets = choose_buckets(lengths, count)

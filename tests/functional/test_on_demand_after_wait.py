@@ -63,7 +63,7 @@ def start_spot(session: Session, monkeypatch: pytest.MonkeyPatch) -> Callable[[P
 
 
 def test_the_fallback_is_the_plans_request_on_demand_from_the_same_checkpoints() -> None:
-    plan = plan_of("same")
+    plan = plan_of("spot-same")
     spot, on_demand = make_request(plan, LOCAL_SITE), fallback.make_fallback(plan, LOCAL_SITE)
     assert on_demand["CheckpointConfig"]["S3Uri"] == checkpoint_uri(plan, LOCAL_SITE)
     assert "EnableManagedSpotTraining" not in on_demand
@@ -75,58 +75,58 @@ def test_the_fallback_is_the_plans_request_on_demand_from_the_same_checkpoints()
 def test_two_followers_start_one_job_and_both_come_to_its_end(
     start_spot: Callable[[Plan], Job], session: Session, tmp_path: Path
 ) -> None:
-    job = start_spot(plan_of("waits"))
+    job = start_spot(plan_of("spot-waits"))
     words = [sys.executable, "-m", "launcher", "wait", job.name, "--json", "--at", "local"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
     followers = [subprocess.Popen(words, **pipes) for _ in range(2)]
-    results = [(follower.communicate(timeout=90), follower.returncode) for follower in followers]
+    results = [(follower.communicate(timeout=120), follower.returncode) for follower in followers]
     assert [code for _, code in results] == [0, 0], results
     ends = [json.loads(out) for (out, _), _ in results]
     assert ends[0]["name"] == ends[1]["name"] != job.name
     assert (ends[0]["status"], ends[0]["spot"]) == ("completed", False)
     talk = "".join(err for (_, err), _ in results)
     assert talk.count("goes on from it on demand") == 1
-    assert len(list(jobs.iter_jobs(session, "waits-"))) == 2
+    assert len(list(jobs.iter_jobs(session, "spot-waits-"))) == 2
     assert job.state().secondary == "MaxWaitTimeExceeded"
     started = jobs.describe_job(session, ends[0]["name"])
     assert json.loads(started["HyperParameters"]["sagemaker_job_name"]) == ends[0]["name"]
 
 
 def test_nothing_follows_where_the_recipe_did_not_say_so(start_spot: Callable[[Plan], Job], session: Session) -> None:
-    job = start_spot(plan_of("stays", **{"compute.on_demand_after_wait": False}))
+    job = start_spot(plan_of("spot-stays", **{"compute.on_demand_after_wait": False}))
     name = job.name
-    state = job.wait_over(60)
+    state = job.wait_over(120)
     assert state.lacked_capacity
     assert job.name == state.name == name
-    assert len(list(jobs.iter_jobs(session, "stays-"))) == 1
+    assert len(list(jobs.iter_jobs(session, "spot-stays-"))) == 1
 
 
 def test_python_s_wait_goes_on_as_the_command_line_s_does(start_spot: Callable[[Plan], Job], session: Session) -> None:
     """The handle is the on-demand job's from then on, so the lines after a wait mean the job that trained."""
-    job, said = start_spot(plan_of("handle")), []
+    job, said = start_spot(plan_of("spot-handle")), []
     spot, other = job.name, Job(job.name, session)
-    state = job.wait(60, say=said.append)
+    state = job.wait(120, say=said.append)
     assert (state.status.value, state.spot, state.name) == ("completed", False, job.name)
-    assert job.name != spot and job.run == "handle"
+    assert job.name != spot and job.run == "spot-handle"
     assert [line for line in said if spot in line and "on demand" in line] == said
     # a second follower, of the log, starts no second job and reads on in the one that there is
     lines: list[str] = []
     assert following.follow(other, lines.append) == 0
     assert other.name == job.name and "on demand" in lines
-    assert len(list(jobs.iter_jobs(session, "handle-"))) == 2
+    assert len(list(jobs.iter_jobs(session, "spot-handle-"))) == 2
 
 
 def test_a_start_that_fails_gives_the_claim_back(
     start_spot: Callable[[Plan], Job], session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = start_spot(plan_of("twice"))
+    job = start_spot(plan_of("spot-twice"))
     spot = job.name
     with monkeypatch.context() as patch, pytest.raises(ConnectionError):
         patch.setattr(jobs, "create_job", _refuse)
-        job.wait(60)
+        job.wait(120)
     assert job.name == spot
     time.sleep(1)  # a job's name holds the second
-    assert job.wait(60).status.value == "completed"
+    assert job.wait(120).status.value == "completed"
     assert job.name != spot
 
 

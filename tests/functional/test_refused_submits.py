@@ -50,7 +50,7 @@ def signed_in(endpoint: Path, sdk: None, monkeypatch: pytest.MonkeyPatch) -> Ses
 
 def plan_with(**overrides: Any) -> Plan:
     given = {"compute.instance": "ml.g5.xlarge"} | {key.replace("__", "."): value for key, value in overrides.items()}
-    return make_plan(load_recipe("qwen2.5-1.5b-medical", given, smoke=True), "refused")
+    return make_plan(load_recipe("qwen2.5-1.5b-medical", given, smoke=True), "refused-on-aws")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_nothing_is_created(signed_in: Session, overrides: dict[str, Any], code:
     assert caught.value.hint
     assert caught.value.exit_code == code
     assert list(s3.iter_keys(signed_in, BUCKET, "")) == before
-    found = signed_in.client("sagemaker").list_training_jobs(NameContains="refused-")
+    found = signed_in.client("sagemaker").list_training_jobs(NameContains="refused-on-aws")
     assert found["TrainingJobSummaries"] == []
 
 

@@ -133,7 +133,7 @@ def received_request(job: str) -> dict[str, Any]:
 def test_stop_keeps_the_adapter_and_the_next_submit_goes_on(launch, endpoint, write_rows, tmp_path: Path) -> None:
     train = str(write_rows("train.jsonl", ROWS))
     words = ("submit", "--instance", "local", "--name", "stopped", "--train", train, "--set", "data.eval=", "--smoke")
-    many = ("--set", "training.max_steps=400", "--set", "training.save_steps=5")
+    many = ("--set", "training.max_steps=4000", "--set", "training.save_steps=5")
     started = launch(*words, *many, "--detach")
     assert started.returncode == 0, started.stderr
     name = started.stdout.strip()
@@ -142,10 +142,10 @@ def test_stop_keeps_the_adapter_and_the_next_submit_goes_on(launch, endpoint, wr
 
     with _following(name, tmp_path) as follower:
         for line in follower.stdout or []:
-            if "step=12/400" in line:
+            if "step=12/4000" in line:
                 break
         follower.send_signal(signal.SIGINT)
-        _, talk = follower.communicate(timeout=30)
+        _, talk = follower.communicate(timeout=120)
     assert follower.returncode == 130
     assert f"launcher logs -f {name}" in talk
     assert json.loads(launch("status", name, "--json").stdout)["status"] == "training"
@@ -162,11 +162,11 @@ def test_stop_keeps_the_adapter_and_the_next_submit_goes_on(launch, endpoint, wr
     assert "going on from the checkpoint" in resumed.stderr
     with _following(resumed.stdout.strip(), tmp_path) as follower:
         steps = (
-            int(found[1]) for line in follower.stdout or [] if (found := re.search(r"step=(\d+)/400 .*\bloss=", line))
+            int(found[1]) for line in follower.stdout or [] if (found := re.search(r"step=(\d+)/4000 .*\bloss=", line))
         )
         assert next(steps) > 5
         follower.send_signal(signal.SIGINT)
-        follower.communicate(timeout=30)
+        follower.communicate(timeout=120)
     assert launch("stop", resumed.stdout.strip()).returncode == 0
     assert launch("wait", resumed.stdout.strip()).returncode == 5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -99,7 +100,7 @@ def test_a_queued_trigger_starts_what_an_update_made_of_the_schedule_meanwhile(m
     job = _wait_in_the_queue(schedule, lambda: plan_update("renewed", newer).apply())
     assert job.description()["HyperParameters"]["lora_r"] == "4"
     with suppress(JobStopped, JobFailed):
-        job.wait(timeout=60)
+        job.wait(timeout=120)
     # and a job that did not train to its end is no champion, with a way on
     code, _, said = command("champion", "promote", job.name)
     assert (code, f"`launcher status {job.name}` tells more. A job is judged that trains" in said) == (2, True), said
@@ -158,11 +159,10 @@ def test_a_rate_says_that_it_fires_at_once_and_its_history_outlives_it(make_reci
     assert code == 0, said
     assert "the first job starts now" in said
     assert ["instance", "local"] in [line.split() for line in shown.splitlines()]
-    deadline = threading.Event()
-    for _ in range(200):
-        if job := find_live_job(session, "outlived"):
-            break
-        deadline.wait(0.05)
+    deadline = time.monotonic() + 60
+    while not (job := find_live_job(session, "outlived")):
+        assert time.monotonic() < deadline, "the first job never started"
+        threading.Event().wait(0.05)
     assert ["instance", "local"] in [line.split() for line in command("status", job)[1].splitlines()]
     _stop_all(session, "outlived")
     assert command("schedule", "delete", "outlived")[0] == 0

@@ -129,7 +129,7 @@ def test_a_job_that_meets_half_a_publication_refuses_to_train(make_recipe, write
     old = json.dumps([{"prefix": first.channels["train"]["prefix"]}, "train.jsonl"]).encode()
     s3.put_bytes(session, old, BUCKET, "launcher/current/halved/train.manifest")
     with pytest.raises(JobFailed, match="The rows of train are not those of the publication.*Nothing was trained"):
-        schedule.trigger().wait(timeout=60)
+        schedule.trigger().wait(timeout=120)
 
 
 def test_a_publication_that_cannot_be_read_is_replaced(make_recipe, write_rows, session, command) -> None:
@@ -324,7 +324,7 @@ def test_triggers_at_once_make_one_job(make_recipe, session) -> None:
         subprocess.Popen(words, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    done = [(process.communicate(timeout=60), process.returncode) for process in started]
+    done = [(process.communicate(timeout=120), process.returncode) for process in started]
     _stop_all(session, "twice")
     assert sorted(code for _, code in done) == [0, 2], done
     ((_, refusal),) = [texts for texts, code in done if code == 2]

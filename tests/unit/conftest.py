@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from botocore.stub import Stubber
 
+from launcher.account import doctor, doctor_job, doctor_rights, doctor_scene
 from launcher.aws.session import Session
 
 
@@ -29,3 +30,12 @@ def stub(session: Session) -> Iterator[Callable[[str], Stubber]]:
     yield make
     for stubber in made.values():
         stubber.assert_no_pending_responses()
+
+
+@pytest.fixture
+def patient_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its limits are two seconds, and a loaded machine may take as long for the answer of a stub."""
+    for module in (doctor, doctor_job, doctor_rights, doctor_scene):
+        monkeypatch.setattr(module, "LIMIT_S", 60.0)
+    for name in ("FIRST_S", "GRACE_S"):
+        monkeypatch.setattr(doctor_scene, name, 60.0)

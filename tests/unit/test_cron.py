@@ -227,7 +227,7 @@ def test_firings_are_endless_without_an_end_and_come_at_once() -> None:
     began = time.monotonic()
     firings = list(islice(iter_firings(expression, ZoneInfo("UTC"), NOW), 10_000))
     assert firings[-1] - firings[0] == timedelta(minutes=9_999)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60  # a few tenths
 
 
 # What is refused: the text, a word of the message, a word of what to do
@@ -301,7 +301,7 @@ def test_a_schedule_that_never_fires_is_found_out_at_once() -> None:
     for text in ("cron(* * 30 2 ? *)", "cron(0 0 31 2,4,6,9,11 ? *)"):
         with pytest.raises(InputError, match="never fires"):
             check_expression(text, "Europe/Berlin", now=NOW)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 60  # milliseconds; a scan of every minute for ever otherwise
 
 
 def test_what_falls_into_the_gap_of_every_year_never_fires() -> None:

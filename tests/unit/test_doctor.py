@@ -47,7 +47,7 @@ def clients() -> dict[str, Any]:
 
 
 @pytest.fixture
-def account(clients: dict[str, Any]) -> Iterator[Account]:
+def account(clients: dict[str, Any], patient_doctor: None) -> Iterator[Account]:
     account = Account(clients)
     account.open()
     yield account

@@ -19,6 +19,7 @@ import botocore.session
 import pytest
 from botocore.config import Config
 
+from launcher.account import doctor_scene
 from launcher.account.doctor import Finding, examine, is_healthy
 from launcher.recipe import load_recipe
 
@@ -68,7 +69,7 @@ def clients(silence: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def account(clients: dict[str, Any], hub: None) -> Iterator[Asked]:
+def account(clients: dict[str, Any], hub: None, patient_doctor: None) -> Iterator[Asked]:
     account = Asked(clients)
     events = [clients[service].meta.events for service in world.SERVICES]
     for one in events:
@@ -258,8 +259,9 @@ def test_a_stack_that_nobody_may_look_at_is_unknown(account: Asked) -> None:
     assert "Or set compute.role and output.bucket." in found["role"].fix
 
 
-def test_a_stack_that_does_not_answer_is_unknown(account: Asked) -> None:
+def test_a_stack_that_does_not_answer_is_unknown(account: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     account.silent = {"cloudformation"}
+    monkeypatch.setattr(doctor_scene, "FIRST_S", 3.0)
     found = account.look()
     assert states(found, "missing") == []
     assert {"role", "bucket"} <= set(states(found, "unknown"))
@@ -282,11 +284,13 @@ def test_a_bucket_of_another_region_hides_no_role(account: Asked) -> None:
     assert found["role"].state == "ok"
 
 
-def test_a_network_that_swallows_everything_takes_one_limit(account: Asked) -> None:
+def test_a_network_that_swallows_everything_takes_one_limit(account: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     account.silent = {"sts", "cloudformation"}
+    monkeypatch.setattr(doctor_scene, "FIRST_S", 3.0)
+    monkeypatch.setattr(doctor_scene, "GRACE_S", 0.4)
     started = time.monotonic()
     found = account.look()
-    assert time.monotonic() - started < 4.0  # one limit is 2.2 s; the three of them one after another were 6
+    assert time.monotonic() - started < 8.0  # one limit is 3.4 s; three of them one after another are 9
     assert states(found, "missing") == ["identity"]
     assert "no answer within" in found["identity"].text
     assert not is_healthy(list(found.values()))

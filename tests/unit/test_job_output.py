@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.local.job_output import MAX_LINE_BYTES, JobLog, LineSplitter, MetricWatch
@@ -52,6 +52,7 @@ def test_progress_bar_without_an_end_takes_no_memory() -> None:
     assert list(splitter.finish()) == ["step 7999 of many"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20)))
 def test_lines_do_not_depend_on_how_the_bytes_arrive(pieces: list[bytes]) -> None:
     assert split(*pieces) == split(b"".join(pieces))

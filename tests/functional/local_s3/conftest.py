@@ -61,7 +61,7 @@ def _make_client(url: str, **config: Any) -> Any:
 @pytest.fixture
 def wire(url: str) -> Iterator[Callable[..., tuple[http.client.HTTPResponse, bytes]]]:
     """Plain requests, one after the other over one connection."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
 
     def ask(method: str, path: str, body: Any = None, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

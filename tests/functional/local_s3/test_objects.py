@@ -232,10 +232,10 @@ def test_tags_of_an_object(s3: Any) -> None:
 def test_presigned_urls_read_and_write(s3: Any) -> None:
     key = {"Bucket": BUCKET, "Key": "a b"}
     put = urllib.request.Request(s3.generate_presigned_url("put_object", key), b"bytes", method="PUT")
-    with urllib.request.urlopen(put, timeout=20) as answer:
+    with urllib.request.urlopen(put, timeout=60) as answer:
         assert answer.status == 200
     shown = s3.generate_presigned_url("get_object", {**key, "ResponseContentType": "text/html"})
-    with urllib.request.urlopen(shown, timeout=20) as answer:
+    with urllib.request.urlopen(shown, timeout=60) as answer:
         assert (answer.read(), answer.headers["Content-Type"]) == (b"bytes", "text/html")
 
 
