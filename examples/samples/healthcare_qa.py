@@ -1,17 +1,16 @@
-"""examples/data/healthcare-qa: two sources with different columns, merged, cleaned and templated."""
+"""examples/data/healthcare-qa: two sources with different columns, and rows that preparing has to drop."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from samples.dice import Dice
-from samples.files import csv_table, text_jsonl
+from samples.files import csv_table
 from samples.health_topics import TOPICS, Topic
 from samples.prose import conditions, listed, paragraph, sentence, take_distinct
 
 QUESTION_ROWS, RATIONALE_ROWS = 145, 145
 SEED = 3307
-SPLIT_SEED = 42
 HEADERS = ("### Instruction:\n", "\n\n### Response:\n")
 Pair = tuple[str, str]
 
@@ -50,8 +49,7 @@ def make_files() -> dict[str, str]:
     dice = Dice(SEED)
     answers = take_texts(dice, make_answer_text, QUESTION_ROWS)
     rationales = take_texts(dice, make_rationale_text, RATIONALE_ROWS, beside=answers)
-    raw = make_raw_files(dice, [split_text(text) for text in answers], [split_text(text) for text in rationales])
-    return raw | make_channels(answers + rationales)
+    return make_raw_files(dice, [split_text(text) for text in answers], [split_text(text) for text in rationales])
 
 
 def take_texts(dice: Dice, make: Callable[[Dice, Topic], str], count: int, beside: Sequence[str] = ()) -> list[str]:
@@ -70,15 +68,6 @@ def make_raw_files(dice: Dice, questions: list[Pair], rationales: list[Pair]) ->
         "healthcare-qa/raw/rationales.csv": csv_table(
             ("question", "answer_rationale"), dice.shuffled(dirty_rationales)
         ),
-    }
-
-
-def make_channels(texts: list[str]) -> dict[str, str]:
-    mixed, tenth = Dice(SPLIT_SEED).shuffled(texts), len(texts) // 10
-    return {
-        "healthcare-qa/train.jsonl": text_jsonl(mixed[2 * tenth :]),
-        "healthcare-qa/eval.jsonl": text_jsonl(mixed[:tenth]),
-        "healthcare-qa/test.jsonl": text_jsonl(mixed[tenth : 2 * tenth]),
     }
 
 

@@ -21,14 +21,7 @@ SHAPES = {
     "medical/train.jsonl": (("text",), 240),
     "medical/eval.jsonl": (("text",), 40),
     "chatdoctor/raw/chatdoctor.jsonl": (("instruction", "input", "output"), 200),
-    "chatdoctor/train.jsonl": (("text",), 160),
-    "chatdoctor/eval.jsonl": (("text",), 40),
-    "healthcare-qa/train.jsonl": (("text",), 232),
-    "healthcare-qa/eval.jsonl": (("text",), 29),
-    "healthcare-qa/test.jsonl": (("text",), 29),
     "text-to-sql/raw/sql.jsonl": (("sql_prompt", "sql_context", "sql"), 200),
-    "text-to-sql/train.jsonl": (("prompt", "completion"), 157),
-    "text-to-sql/eval.jsonl": (("prompt", "completion"), 40),
     "llama2/train.jsonl": (("text",), 256),
     "llama2/eval.jsonl": (("text",), 32),
 }
@@ -36,12 +29,12 @@ TABLES = {
     "healthcare-qa/raw/questions.csv": ["question", "answer"],
     "healthcare-qa/raw/rationales.csv": ["question", "answer_rationale"],
 }
-CHANNELS = {
-    "medical": ("train", "eval"),
-    "chatdoctor": ("train", "eval"),
-    "healthcare-qa": ("train", "eval", "test"),
-    "text-to-sql": ("train", "eval"),
-    "llama2": ("train", "eval"),
+CHANNELS = ("train", "eval")
+SPLIT = ("medical", "llama2")  # into channels; recipes split the others
+FORMS = {
+    "chatdoctor": "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### output:\n{output}",
+    "healthcare-qa": "### Instruction:\n{question}\n\n### Response:\n{answer}",
+    "text-to-sql": "### Context:\n{sql_context}\n\n### Question:\n{sql_prompt}\n\n### SQL:\n{sql}",
 }
 TEMPLATES = {
     "medical": r"### Human: (?P<question>.+)\n### Assistant: (?P<answer>.+)",
@@ -77,17 +70,30 @@ def read_table(name: str) -> list[list[str]]:
         return list(csv.reader(table))
 
 
-def read_channels(folder: str) -> dict[str, list[str]]:
-    """Each channel's rows as one text per row."""
-    return {
-        channel: ["".join(row.values()) for row in read_rows(f"{folder}/{channel}.jsonl")]
-        for channel in CHANNELS[folder]
-    }
+def read_channels(folder: str) -> list[list[str]]:
+    return [[row["text"] for row in read_rows(f"{folder}/{channel}.jsonl")] for channel in CHANNELS]
+
+
+def read_sources(folder: str) -> list[dict[str, str]]:
+    """The rows that preparing keeps."""
+    if folder == "chatdoctor":
+        return read_rows("chatdoctor/raw/chatdoctor.jsonl")
+    if folder == "text-to-sql":
+        return [row for row in read_rows("text-to-sql/raw/sql.jsonl") if parses(row["sql_context"], row["sql"])]
+    rows = chain.from_iterable(read_table(name)[1:] for name in TABLES)
+    kept = dict.fromkeys((question, answer) for question, answer in rows if question.strip() and answer.strip())
+    return [{"question": question, "answer": answer} for question, answer in kept]
+
+
+def read_texts(folder: str) -> list[str]:
+    """What is trained, one text per row."""
+    if folder in SPLIT:
+        return list(chain.from_iterable(read_channels(folder)))
+    return [FORMS[folder].format(**row) for row in read_sources(folder)]
 
 
 def read_turns(folder: str) -> list[re.Match[str]]:
-    texts = chain.from_iterable(read_channels(folder).values())
-    turns = [re.fullmatch(TEMPLATES[folder], text) for text in texts]
+    turns = [re.fullmatch(TEMPLATES[folder], text) for text in read_texts(folder)]
     assert all(turns), f"{folder} holds rows outside its template"
     return [turn for turn in turns if turn]
 
@@ -202,9 +208,9 @@ def test_health_answers_name_no_dose(folder: str) -> None:
     assert doses == []
 
 
-@pytest.mark.parametrize("folder", CHANNELS)
+@pytest.mark.parametrize("folder", [*SPLIT, *FORMS])
 def test_no_row_stands_twice(folder: str) -> None:
-    counts = Counter(chain.from_iterable(read_channels(folder).values()))
+    counts = Counter(read_texts(folder))
     assert [text for text, count in counts.items() if count > 1] == []
 
 
@@ -214,19 +220,21 @@ def test_no_question_is_asked_twice(folder: str) -> None:
     assert [question for question, count in counts.items() if count > 1] == []
 
 
-@pytest.mark.parametrize("folder", CHANNELS)
+@pytest.mark.parametrize("folder", SPLIT)
 def test_channels_share_no_row_that_is_nearly_the_same(folder: str) -> None:
-    channels = [[(text, find_runs(text)) for text in texts] for texts in read_channels(folder).values()]
+    channels = [[(text, find_runs(text)) for text in texts] for texts in read_channels(folder)]
     pairs = chain.from_iterable(product(one, other) for one, other in combinations(channels, 2))
     alike = [(text, near) for (text, runs), (near, others) in pairs if are_nearly_the_same(runs, others)]
     assert alike == []
 
 
-def test_chatdoctor_channels_are_the_raw_rows_in_the_template() -> None:
-    raw = read_rows("chatdoctor/raw/chatdoctor.jsonl")
-    form = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### output:\n{output}"
-    templated = chain.from_iterable(read_channels("chatdoctor").values())
-    assert sorted(templated) == sorted(form.format(**row) for row in raw)
+@pytest.mark.parametrize("folder", ["chatdoctor", "healthcare-qa"])
+def test_no_two_rows_that_a_recipe_will_split_are_nearly_the_same(folder: str) -> None:
+    rows = [(text, find_runs(text)) for text in read_texts(folder)]
+    alike = [
+        (text, near) for (text, runs), (near, others) in combinations(rows, 2) if are_nearly_the_same(runs, others)
+    ]
+    assert alike == []
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -240,13 +248,8 @@ def test_healthcare_tables_hold_empty_and_repeated_rows_on_purpose(name: str) ->
     assert len(rows) - len(set(map(tuple, rows))) == 3
 
 
-def test_healthcare_channels_are_the_merged_tables_without_empty_and_repeated_rows() -> None:
-    rows = chain.from_iterable(read_table(name)[1:] for name in TABLES)
-    kept = {(question, answer) for question, answer in rows if question.strip() and answer.strip()}
-    channels = read_channels("healthcare-qa")
-    texts = sorted(f"### Instruction:\n{question}\n\n### Response:\n{answer}" for question, answer in kept)
-    assert sorted(chain.from_iterable(channels.values())) == texts
-    assert [len(rows) * 10 // len(texts) for rows in channels.values()] == [8, 1, 1]
+def test_healthcare_tables_hold_290_rows_of_use() -> None:
+    assert len(read_sources("healthcare-qa")) == 290
 
 
 def test_exactly_three_raw_queries_do_not_parse() -> None:
@@ -254,21 +257,11 @@ def test_exactly_three_raw_queries_do_not_parse() -> None:
     assert sum(not parses(row["sql_context"], row["sql"]) for row in rows) == 3
 
 
-def test_sql_channels_are_the_raw_rows_that_parse() -> None:
-    raw = [row for row in read_rows("text-to-sql/raw/sql.jsonl") if parses(row["sql_context"], row["sql"])]
-    form = "### Context:\n{sql_context}\n\n### Question:\n{sql_prompt}\n\n### SQL:\n{sql}"
-    templated = chain.from_iterable(read_channels("text-to-sql").values())
-    assert sorted(templated) == sorted(form.format(**row) for row in raw)
-
-
-@pytest.mark.parametrize("channel", CHANNELS["text-to-sql"])
-def test_completion_is_the_query_alone(channel: str) -> None:
-    rows = read_rows(f"text-to-sql/{channel}.jsonl")
-    assert all(re.match("SELECT |WITH |UPDATE ", row["completion"]) for row in rows)
-    assert all(row["prompt"].endswith("### SQL:\n") and row["completion"].endswith(";") for row in rows)
+def test_queries_are_whole_statements() -> None:
+    queries = [row["sql"] for row in read_sources("text-to-sql")]
+    assert all(re.match("SELECT |WITH |UPDATE ", query) and query.endswith(";") for query in queries)
 
 
 @pytest.mark.parametrize("feature", SQL_FEATURES)
 def test_queries_use_many_parts_of_sql(feature: str) -> None:
-    queries = [row["completion"] for row in read_rows("text-to-sql/train.jsonl")]
-    assert sum(feature in query for query in queries) >= 3
+    assert sum(feature in row["sql"] for row in read_sources("text-to-sql")) >= 3
