@@ -47,7 +47,8 @@ def price_list() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def test_a_plan_asks_the_price_list_once_a_day_and_never_loads_the_sdk(price_list, tmp_path: Path) -> None:
     url, asked = price_list
     script = (
-        "import sys; from launcher.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from launcher.aws import prices; prices.DEADLINE_S = 60;"
+        "from launcher.cli import main; code = main(sys.argv[1:]);"
         "print('loaded', sorted({'sagemaker', 'torch', 'boto3'} & set(sys.modules))); sys.exit(code)"
     )
     words = [sys.executable, "-c", script, "plan", "--instance", "ml.g5.xlarge", "--max-cost", "4"]
