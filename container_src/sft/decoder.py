@@ -211,8 +211,7 @@ class Decoder:
         """Backwards through a group and its lower halves."""
         dx, dz = self._flow_back(group, dy, wide[:, group.low])
         inner = wide[:, : group.width]
-        self._ops.grad_down(inner, dz, group.down, group.scale, drop, group.site, dx, group.grad_down)
-        return dx
+        return self._ops.grad_down(inner, dz, group.down, group.scale, drop, group.site, dx, group.grad_down)
 
     def _backward(self, layer: Layer, saved: Saved, dh: Any, row: Row, mask: Any, drop: Any) -> Any:
         ops, groups = self._ops, layer.groups

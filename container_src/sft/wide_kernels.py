@@ -8,7 +8,7 @@ import torch  # noqa: TID253
 import triton
 import triton.language as tl
 
-from .kernels import _add_grad, _chunk, _grad_tile, _padded, _site_key
+from .kernels import _add_grad, _chunk, _grad_tile, _padded, _site_key, _words
 from .reference import ACTIVATIONS, threshold_of
 
 
@@ -78,7 +78,8 @@ def _glu_backward(
         product = (value * up).to(both.dtype.element_ty)
         flow = tl.load(dact + line * dact_stride + columns[None, :], inside[None, :], 0.0).to(tl.float32)
         part = tl.load(dz + line * dz_stride + ranks[None, :], fits[None, :], 0.0)
-        flow, acc = _grad_tile(product, part, matrix, flow, acc, key, rows, columns, width, scale, THRESHOLD)
+        words = _words(key, rows, columns, width)
+        flow, acc = _grad_tile(product, part, matrix, flow, acc, words, scale, THRESHOLD)
         tl.store(place, flow * up * slope, inside[None, :])
         tl.store(place + width, flow * value, inside[None, :])
     _add_grad(grad, acc, scale, 0, ranks, rank, columns, width)
@@ -111,17 +112,19 @@ def _cross_entropy(logits, targets, trained, losses, rights, width, BLOCK: tl.co
         tl.store(losses + row, 0.0)
         tl.store(rights + row, 0.0)
     else:
-        top = float("-inf")
-        first = width  # where the top is; of equals the first, as argmax has it
-        total = 0.0
-        for start in range(0, width, BLOCK):
+        tops = tl.full((BLOCK,), -1e30, tl.float32)  # not -inf, which less itself is no number
+        firsts = places
+        totals = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, width, BLOCK):  # every column of the block on its own; they meet once, at the end
             columns = start + places
             values = tl.load(line + columns, columns < width, float("-inf")).to(tl.float32)
-            peak = tl.max(values)
-            first = tl.where(peak > top, tl.min(tl.where(values == peak, columns, width)), first)
-            higher = tl.maximum(top, peak)
-            total = total * tl.exp(top - higher) + tl.sum(tl.exp(values - higher))
-            top = higher
+            higher = tl.maximum(tops, values)
+            firsts = tl.where(values > tops, columns, firsts)
+            totals = totals * tl.exp(tops - higher) + tl.exp(values - higher)
+            tops = higher
+        top = tl.max(tops)
+        total = tl.sum(totals * tl.exp(tops - top))
+        first = tl.min(tl.where(tops == top, firsts, width))  # of equals the first, as argmax has it
         wanted = tl.load(line + target).to(tl.float32)
         tl.debug_barrier()  # every thread has the target's logit before it is written over
         tl.store(losses + row, top + tl.log(total) - wanted)
