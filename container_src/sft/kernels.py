@@ -19,6 +19,7 @@ from .reference import threshold_of
 # Triton's own are what it cannot compile (CompilationError) and what the GPU has too little of (OutOfResources); the
 # others come from the C compiler that it calls, and from the folder that it keeps the results in.
 REFUSALS = (RuntimeError, TritonError, CalledProcessError, OSError)
+MANY_TOKENS = 8192
 
 
 @triton.jit
@@ -48,29 +49,39 @@ def _next_member(words):
 
 
 @triton.jit
-def _kept(values, words, THRESHOLD: tl.constexpr):
-    return tl.where(words.to(tl.int32, bitcast=True) >= THRESHOLD, values, 0.0)
+def _keeps(words, THRESHOLD: tl.constexpr):
+    return words.to(tl.int32, bitcast=True) >= THRESHOLD
 
 
 @triton.jit
-def _rms_norm(x, weight, out, factors, width, eps, out_stride, PLUS_ONE: tl.constexpr, BLOCK: tl.constexpr):
+def _rms_norm(
+    x, added, weight, out, factors, width, eps, out_stride,
+    ADDS: tl.constexpr, PLUS_ONE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
-    values = tl.load(x + row * width + columns, inside, 0.0).to(tl.float32)
+    values = tl.load(x + row * width + columns, inside, 0.0)
+    if ADDS:
+        more = tl.load(added + row * width + columns, inside, 0.0).to(tl.float32)
+        values = (values.to(tl.float32) + more).to(x.dtype.element_ty)
+        tl.store(x + row * width + columns, values, inside)
+    values = values.to(tl.float32)
     factor = tl.rsqrt(tl.sum(values * values) / width + eps)
     gain = tl.load(weight + columns, inside, 0.0).to(tl.float32) + PLUS_ONE
     tl.store(out + row * out_stride + columns, values * factor * gain, inside)
     tl.store(factors + row, factor)
 
 
-def rms_norm(x: Any, weight: Any, eps: float, plus_one: bool, out: Any) -> Any:
+def rms_norm(x: Any, added: Any | None, weight: Any, eps: float, plus_one: bool, out: Any) -> Any:
     rows, width = x.shape
+    adds = added is not None
     factors = torch.empty(rows, dtype=torch.float32, device=x.device)
     block = triton.next_power_of_2(width)
     _rms_norm[(rows,)](
-        x, weight, out, factors, width, eps, out.stride(0), PLUS_ONE=int(plus_one), BLOCK=block, num_warps=4
-    )
+        x, added if adds else x, weight, out, factors, width, eps, out.stride(0), ADDS=adds, PLUS_ONE=int(plus_one),
+        BLOCK=block, num_warps=4,
+    )  # fmt: skip
     return factors
 
 
@@ -108,7 +119,7 @@ def rms_norm_backward(dy: Any, x: Any, factor: Any, weight: Any, plus_one: bool,
 def _low(low, tile, words, down, ranks, columns, rank, width, THRESHOLD: tl.constexpr):
     """One tile's share of one member's low values."""
     if THRESHOLD > -0x80000000:
-        tile = _kept(tile, words, THRESHOLD)
+        tile = tl.where(_keeps(words, THRESHOLD), tile, 0.0)
     inside = (ranks[:, None] < rank) & (columns[None, :] < width)
     matrix = tl.load(down + ranks[:, None] * width + columns[None, :], inside, 0.0)
     return tl.dot(tile, tl.trans(matrix), low)
@@ -156,16 +167,19 @@ def drop_down(
     ranks = _padded(rank)
     copies = copy is not None
     target = copy if copies else x
-    _drop_down[(x.shape[0] // 16,)](
+    rows, block = down_tile(x.shape[0], members * ranks)
+    _drop_down[(x.shape[0] // rows,)](
         x, down, out, target, seed, site, scale / (1 - share), width, rank, x.stride(0), out.stride(0),
-        target.stride(0), MEMBERS=members, THRESHOLD=threshold_of(share), COPIES=copies, R=ranks, ROWS=16,
-        BLOCK=down_block(members * ranks), num_warps=4, num_stages=3,
+        target.stride(0), MEMBERS=members, THRESHOLD=threshold_of(share), COPIES=copies, R=ranks,
+        ROWS=rows, BLOCK=block, num_warps=4, num_stages=3,
     )  # fmt: skip
 
 
-def down_block(ranks: int) -> int:
-    """Columns of one pass: so many that three passes' tiles fit an A10G's shared memory."""
-    return max(32, min(256, 16384 // triton.next_power_of_2(ranks)))
+def down_tile(tokens: int, ranks: int) -> tuple[int, int]:
+    """Rows and columns of one pass: taller where that leaves work for every part of a GPU, and never more columns than
+    an A10G's shared memory holds three passes of."""
+    rows, columns = (32, 128) if tokens >= MANY_TOKENS else (16, 256)
+    return rows, max(32, min(columns, 16384 // triton.next_power_of_2(ranks)))
 
 
 @triton.jit
@@ -173,8 +187,9 @@ def _grad_tile(tile, part, matrix, flow, acc, words, scale, THRESHOLD: tl.conste
     """One tile's share of the lower half's gradient, and what flows back through it."""
     back = tl.dot(part, matrix) * scale
     if THRESHOLD > -0x80000000:
-        tile = _kept(tile, words, THRESHOLD)
-        back = _kept(back, words, THRESHOLD)
+        keeps = _keeps(words, THRESHOLD)
+        tile = tl.where(keeps, tile, 0.0)
+        back = tl.where(keeps, back, 0.0)
     return flow + back, tl.dot(tl.trans(part), tile, acc)
 
 
@@ -188,6 +203,7 @@ def _add_grad(grad, acc, scale, member, ranks, rank, columns, width):
 def _grad_down(
     x, dz, down, dx, out, grad, seed, site, scale, width, rank, tokens, x_stride, dz_stride, dx_stride, chunk,
     MEMBERS: tl.constexpr, THRESHOLD: tl.constexpr, R: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     ranks = tl.arange(0, R)
@@ -196,30 +212,30 @@ def _grad_down(
     acc0 = tl.zeros((R, BLOCK), tl.float32)
     acc1 = tl.zeros((R, BLOCK), tl.float32)
     acc2 = tl.zeros((R, BLOCK), tl.float32)
-    places = ranks[:, None] * width + columns[None, :]
+    places = down + ranks[:, None] * width + columns[None, :]
     both = fits[:, None] & inside[None, :]
+    matrix0 = tl.load(places, both, 0.0)
+    matrix1 = tl.load(places + rank * width, both, 0.0) if MEMBERS > 1 else matrix0
+    matrix2 = tl.load(places + 2 * rank * width, both, 0.0) if MEMBERS > 2 else matrix0
     key = _site_key(seed, site)
     first = tl.program_id(1) * chunk
-    for start in range(first, tl.minimum(first + chunk, tokens), ROWS):
+    for start in tl.range(first, tl.minimum(first + chunk, tokens), ROWS, num_stages=STAGES):
         rows = start + tl.arange(0, ROWS)
         line = rows[:, None].to(tl.int64)
         tile = tl.load(x + line * x_stride + columns[None, :], inside[None, :], 0.0)
         flow = tl.load(dx + line * dx_stride + columns[None, :], inside[None, :], 0.0).to(tl.float32)
         low = dz + line * dz_stride + ranks[None, :]
-        part = tl.load(low, fits[None, :], 0.0)
-        matrix = tl.load(down + places, both, 0.0)
         words = _words(key, rows, columns, width)
-        flow, acc0 = _grad_tile(tile, part, matrix, flow, acc0, words, scale, THRESHOLD)
+        part = tl.load(low, fits[None, :], 0.0)
+        flow, acc0 = _grad_tile(tile, part, matrix0, flow, acc0, words, scale, THRESHOLD)
         if MEMBERS > 1:
+            words = _next_member(words)
             part = tl.load(low + rank, fits[None, :], 0.0)
-            matrix = tl.load(down + rank * width + places, both, 0.0)
-            words = _next_member(words)
-            flow, acc1 = _grad_tile(tile, part, matrix, flow, acc1, words, scale, THRESHOLD)
+            flow, acc1 = _grad_tile(tile, part, matrix1, flow, acc1, words, scale, THRESHOLD)
         if MEMBERS > 2:
-            part = tl.load(low + 2 * rank, fits[None, :], 0.0)
-            matrix = tl.load(down + 2 * rank * width + places, both, 0.0)
             words = _next_member(words)
-            flow, acc2 = _grad_tile(tile, part, matrix, flow, acc2, words, scale, THRESHOLD)
+            part = tl.load(low + 2 * rank, fits[None, :], 0.0)
+            flow, acc2 = _grad_tile(tile, part, matrix2, flow, acc2, words, scale, THRESHOLD)
         tl.store(out + line * width + columns[None, :], flow, inside[None, :])
     _add_grad(grad, acc0, scale, 0, ranks, rank, columns, width)
     if MEMBERS > 1:
@@ -235,13 +251,19 @@ def grad_down(
     seed, share = dropout
     tokens = x.shape[0]
     out = torch.empty_like(dx, memory_format=torch.contiguous_format)
+    ranks = _padded(rank)
     chunk = _chunk(tokens, triton.cdiv(width, 64), programs=250)
     _grad_down[(triton.cdiv(width, 64), triton.cdiv(tokens, chunk))](
         x, dz, down, dx, out, grad, seed, site, scale / (1 - share), width, rank, tokens, x.stride(0), dz.stride(0),
-        dx.stride(0), chunk, MEMBERS=members, THRESHOLD=threshold_of(share), R=_padded(rank), ROWS=64, BLOCK=64,
-        num_warps=4, num_stages=2,
+        dx.stride(0), chunk, MEMBERS=members, THRESHOLD=threshold_of(share), R=ranks, ROWS=64, BLOCK=64,
+        STAGES=grad_stages(members * ranks), num_warps=4,
     )  # fmt: skip
     return out
+
+
+def grad_stages(ranks: int) -> int:
+    """Passes whose tiles are on their way at a time: as many as an A10G's shared memory holds."""
+    return 3 if ranks <= 96 else 2
 
 
 @triton.jit
@@ -357,9 +379,9 @@ def _padded(rank: int) -> int:
     return max(16, triton.next_power_of_2(rank))
 
 
-def _chunk(tokens: int, others: int, programs: int = 500) -> int:
+def _chunk(tokens: int, others: int, programs: int = 500, rows: int = 64) -> int:
     """Tokens that one program walks through: few enough that about so many programs share the work."""
-    return max(64, 64 * (tokens * others // (64 * programs)))
+    return max(rows, rows * (tokens * others // (rows * programs)))
 
 
 def _common_block(sizes: tuple[int, ...]) -> int:

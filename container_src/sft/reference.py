@@ -57,8 +57,10 @@ def _drop(x: Any, dropout: tuple[Any, float], site: int, member: int) -> Any:
     return x * keep_mask(x.shape[0], x.shape[1], seed, site, member, share).to(x.dtype) / (1 - share)
 
 
-def rms_norm(x: Any, weight: Any, eps: float, plus_one: bool, out: Any) -> Any:
-    """Writes the normed rows to `out`; returns each row's factor."""
+def rms_norm(x: Any, added: Any | None, weight: Any, eps: float, plus_one: bool, out: Any) -> Any:
+    """Adds `added` to `x`, writes the normed rows to `out` and returns each row's factor."""
+    if added is not None:
+        x += added
     factor = torch.rsqrt(x.float().pow(2).mean(-1) + eps)
     gain = weight.float() + plus_one
     out.copy_((x.float() * factor[:, None] * gain).to(out.dtype))
@@ -148,15 +150,20 @@ def glu(both: Any, kind: str, out: Any) -> None:
 
 
 def glu_backward(
-    dact: Any, dz: Any, both: Any, kind: str, down: Any, scale: float, dropout: tuple[Any, float], site: int, grad: Any
-) -> None:
-    """Backwards through the last adapter's lower half and the gated activation; `both` becomes its own gradient."""
+    dact: Any, dz: Any, both: Any, kind: str, down: Any, scale: float, dropout: tuple[Any, float], site: int,
+    grad: Any, z: Any, up_grad: Any,
+) -> None:  # fmt: skip
+    """Backwards through the last adapter's lower half and the gated activation; `both` becomes its own gradient.
+
+    Its adapters' upper halves get theirs on the way, from their low values `z`.
+    """
     gate, up = (part.float().detach().requires_grad_() for part in both.chunk(2, dim=1))
     with torch.enable_grad():
         product = _act(gate, kind) * up
-    dact = grad_down(product.detach().to(both.dtype), dz, down, scale, dropout, site, dact, grad)
-    dgate, dup = torch.autograd.grad(product, (gate, up), dact.float())
+    flow = grad_down(product.detach().to(both.dtype), dz, down, scale, dropout, site, dact, grad)
+    dgate, dup = torch.autograd.grad(product, (gate, up), flow.float())
     both.copy_(torch.cat([dgate, dup], dim=1).to(both.dtype))
+    grad_up(both, z, (gate.shape[1], up.shape[1]), up_grad)
 
 
 def cross_entropy(logits: Any, targets: Any, trained: Any) -> tuple[Any, Any]:
