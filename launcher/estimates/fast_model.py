@@ -14,7 +14,7 @@ from typing import Any
 from container_src.sft import memory_plan
 from container_src.sft.config import TrainConfig
 from container_src.sft.fast_conditions import choose_arithmetic, find_reason, find_reason_in_adapters
-from container_src.sft.memory_plan import OVERHEAD, ROOM, Setting
+from container_src.sft.memory_plan import OVERHEAD, ROOM, Load, Setting
 from launcher.estimates.memory_model import (
     GIB,
     SPREAD,
@@ -54,14 +54,16 @@ EIGHT_BIT = ("paged_adamw_8bit", "adamw_8bit")
 
 @dataclass(frozen=True)
 class Step:
-    """A step's tokens, and those of its longest row."""
+    """A step's tokens and rows, and the tokens of its longest row."""
 
     tokens: float
+    rows: int
     longest: float
 
     @property
-    def whole(self) -> tuple[int, int]:
-        return math.ceil(self.tokens), math.ceil(self.longest)
+    def load(self) -> Load:
+        """As the container measures it."""
+        return Load(math.ceil(self.tokens), self.rows, memory_plan.whole_tiles(math.ceil(self.longest)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def find_reason_against(config: TrainConfig, model: Mapping[str, Any], gpu: str,
 def choose_setting(shape: Shape, config: TrainConfig, step: Step, usable: float) -> Setting | None:
     """The way that the container chooses on a GPU with so many usable GiB; None where it takes the plain path."""
     room = ROOM * (usable - _loaded_gib(shape, config)) * GIB
-    return memory_plan.choose_setting(_sizes(shape, config), *step.whole, room=int(min(room, 2**60)))
+    return memory_plan.choose_setting(_sizes(shape, config), step.load, int(min(room, 2**60)))
 
 
 def _loaded_gib(shape: Shape, config: TrainConfig) -> float:
@@ -119,19 +121,19 @@ def estimate_fast_memory(
     )
     if most.setting is None or fewest.setting is None:
         return either
-    peak = max(_peak(shape, config, most.setting), scored.most)
-    low = off(base, max(_peak(shape, config, fewest.setting), scored.surely), -MEMORY_SPREAD)
+    peak = max(_peak(shape, config, most.step, most.setting), scored.most)
+    low = off(base, max(_peak(shape, config, fewest.step, fewest.setting), scored.surely), -MEMORY_SPREAD)
     return replace(either, peak=peak, low=low, high=peak + OVERHEAD / GIB)
 
 
 def _peaks(shape: Shape, config: TrainConfig, step: Step) -> list[float]:
-    settings = memory_plan.iter_settings(_sizes(shape, config), *step.whole)
-    return [_peak(shape, config, setting) for setting in settings]
+    return [_peak(shape, config, step, setting) for setting in memory_plan.iter_settings(step.load)]
 
 
-def _peak(shape: Shape, config: TrainConfig, setting: Setting) -> float:
+def _peak(shape: Shape, config: TrainConfig, step: Step, setting: Setting) -> float:
     """GiB that PyTorch holds; the container's estimate adds what the GPU must have beside it."""
-    return base_gib(shape, config) + (memory_plan.estimate_bytes(setting, _sizes(shape, config)) - OVERHEAD) / GIB
+    added = memory_plan.estimate_bytes(setting, _sizes(shape, config), step.load) - OVERHEAD
+    return base_gib(shape, config) + added / GIB
 
 
 def knows_speed(gpu: str) -> bool:

@@ -86,5 +86,6 @@ def _lengths(rows: Rows, config: TrainConfig) -> Lengths:
 def _find_steps(rows: Rows, config: TrainConfig) -> tuple[Step, Step, Step]:
     """A step of rows that are all as long as max_length, and of rows that are as long and as short as they may be."""
     lengths = (config.max_length, rows.most_tokens, rows.fewest_tokens)
-    full, long, short = (Step(config.effective_batch_size * length, length) for length in lengths)
+    count = config.effective_batch_size
+    full, long, short = (Step(count * length, count, length) for length in lengths)
     return full, long, short

@@ -13,7 +13,7 @@ import pytest
 
 from container_src.sft.architectures import KNOWN, find_architecture
 from container_src.sft.config import TrainConfig
-from container_src.sft.memory_plan import Setting
+from container_src.sft.memory_plan import Load, Setting, Shape, estimate_bytes, iter_settings
 from launcher.estimates.fast_model import (
     TERABYTES_PER_S,
     Chosen,
@@ -62,8 +62,8 @@ def bench() -> dict[str, Measured]:
         steps = [lengths[start : start + 8] for start in range(0, len(lengths), 8)]
         found[command] = Measured(
             config,
-            Step(sum(lengths) / len(steps), sum(lengths) / len(lengths)),
-            Step(max(map(sum, steps)), max(lengths)),
+            Step(sum(lengths) / len(steps), 8, sum(lengths) / len(lengths)),
+            Step(max(map(sum, steps)), 8, max(lengths)),
             float(milliseconds.replace(",", "")) / 1e3,
             float(peak),
             float(cap[1]) if cap else usable_gib(H200),
@@ -88,8 +88,8 @@ def jobs() -> dict[str, Measured]:
             continue
         in_step = float(tokens.replace(",", "")) / float(per_second)
         rows = config.effective_batch_size
-        full = Step(rows * config.max_length, config.max_length)
-        average = Step(in_step, in_step / rows)
+        full = Step(rows * config.max_length, rows, config.max_length)
+        average = Step(in_step, rows, in_step / rows)
         found[name] = Measured(config, average, full, 1 / float(per_second), float(peak), usable_gib(H200))
     return found
 
@@ -139,7 +139,7 @@ def test_a_measured_peak_is_met_within_ten_percent(name: str) -> None:
 def test_the_way_is_the_one_that_the_container_took() -> None:
     held = "--model llama2-7b --ways ours --rows long --cap-gib 24"
     ways = {name: choose(row).setting for name, row in TABLE.items()}
-    assert ways.pop(held) == Setting(4112, resident=False, checkpointing=False)
+    assert ways.pop(held) == Setting(4096, resident=False, checkpointing=False)
     assert all(way and way.resident and not way.checkpointing for way in ways.values())
 
 
@@ -179,7 +179,7 @@ def test_what_the_fast_step_can_run_is_not_refused() -> None:
             model_name_or_path=model, max_length=length, per_device_train_batch_size=rows, load_in_4bit=in_4bit
         )
         found = estimate_steps(config, architecture(config), Rows(64, length, length), None, INSTANCES[instance], 1)
-        full = Step(config.effective_batch_size * length, length)
+        full = Step(config.effective_batch_size * length, config.effective_batch_size, length)
         if choose_setting(find_shape(config, None), config, full, usable_gib(INSTANCES[instance])):
             fast += 1
             assert found.way.startswith("fast: ")
@@ -242,3 +242,18 @@ def test_rows_too_long_for_a_packed_row_may_take_the_plain_path() -> None:
     assert found.duration and found.duration.low < found.duration.high
     assert found.memory.least < 22
     assert steps_on("ml.g5.xlarge", Rows(500, 131_072, 131_072), **long).way == "plain, since no packed row fits"
+
+
+def test_every_way_to_run_a_step_packs_whole_tiles() -> None:
+    """Buckets are whole tiles: a limit that is none would be exceeded by the rows that are packed up to it."""
+    ways = list(iter_settings(Load(tokens=8 * 2048 + 70, rows=8, longest=2048)))
+    assert {way.tokens for way in ways} == {16_576, 8256, 4096, 2048}
+
+
+def test_many_short_rows_take_more_than_a_few_long_ones_of_as_many_tokens() -> None:
+    """Flash attention sums dq in float32 over 128 tokens more than each example has: 0.5 GiB of 256 rows of a 7B."""
+    shape = Shape(32, 4096, 11008, heads=32, kv_heads=32, head=128, vocabulary=32_000, rank=16)
+    few, many = (
+        estimate_bytes(Setting(16_448, True, False), shape, Load(16_384, rows, 2048)) for rows in (8, 8 + 256)
+    )
+    assert many - few == pytest.approx(1.03 * 256 * 128 * 32 * 128 * 4, rel=0.001)
