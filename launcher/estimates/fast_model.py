@@ -15,6 +15,7 @@ from container_src.sft import memory_plan
 from container_src.sft.config import TrainConfig
 from container_src.sft.fast_conditions import choose_arithmetic, find_reason, find_reason_in_adapters
 from container_src.sft.memory_plan import OVERHEAD, ROOM, Load, Setting
+from launcher.estimates.evaluating import Held
 from launcher.estimates.memory_model import (
     GIB,
     SPREAD,
@@ -106,10 +107,24 @@ def _sizes(shape: Shape, config: TrainConfig) -> memory_plan.Shape:
     )
 
 
+def find_held(shape: Shape, config: TrainConfig, most: Chosen, fewest: Chosen) -> Held | None:
+    """By the fullest and the shortest steps that the job may have; None where some take the plain path."""
+    if most.setting is None or fewest.setting is None:
+        return None
+    short = _peak(shape, config, fewest.step, fewest.setting)
+    return Held(off(base_gib(shape, config), short, -MEMORY_SPREAD), _peak(shape, config, most.step, most.setting))
+
+
 def estimate_fast_memory(
-    shape: Shape, config: TrainConfig, most: Chosen, fewest: Chosen, evaluation: Lengths | None, plain: Memory
+    shape: Shape,
+    config: TrainConfig,
+    most: Chosen,
+    fewest: Chosen,
+    evaluation: Lengths | None,
+    plain: Memory,
+    usable: float,
 ) -> Memory:
-    """For the fullest and the shortest steps that the job may have; `plain` is what is left where no way fits."""
+    """For the same steps; `plain` is what is left where no way fits, `usable` what the GPU has."""
     scored, base = estimate_evaluation(shape, config, evaluation), base_gib(shape, config)
     fewest_scored = estimate_evaluation(shape, step_down(config), evaluation)
     smallest = [min(_peaks(shape, config, chosen.step)) for chosen in (fewest, most)]
@@ -119,11 +134,18 @@ def estimate_fast_memory(
         least=min(plain.least, off(base, max(smallest[0], fewest_scored.surely), -SPREAD)),
         enough=min(plain.enough, max(needed, off(base, fewest_scored.most, SPREAD))),
     )
-    if most.setting is None or fewest.setting is None:
+    held = find_held(shape, config, most, fewest)
+    if held is None:
         return either
-    peak = max(_peak(shape, config, most.step, most.setting), scored.most)
-    low = off(base, max(_peak(shape, config, fewest.step, fewest.setting), scored.surely), -MEMORY_SPREAD)
-    return replace(either, peak=peak, low=low, high=peak + OVERHEAD / GIB)
+    if held.leaves_room(scored, usable):
+        peak = held.most + scored.most_logits
+        return replace(either, peak=peak, low=held.surely + scored.surely_logits, high=peak + OVERHEAD / GIB)
+    return replace(
+        either,
+        peak=max(held.most, scored.most),
+        low=max(held.surely, off(base, scored.surely, -SPREAD)),
+        high=max(held.most + OVERHEAD / GIB, off(base, scored.most, SPREAD)),
+    )
 
 
 def _peaks(shape: Shape, config: TrainConfig, step: Step) -> list[float]:

@@ -116,7 +116,7 @@ def seconds_of(row: Measured, gpu: str = "H200") -> float:
 def memory_of(row: Measured) -> Memory:
     shape = find_shape(row.config, None)
     plain = estimate_memory(shape, row.config, Lengths(row.config.max_length, row.config.max_length))
-    return estimate_fast_memory(shape, row.config, choose(row), choose(row), None, plain)
+    return estimate_fast_memory(shape, row.config, choose(row), choose(row), None, plain, row.usable)
 
 
 def test_the_tables_are_there() -> None:
@@ -253,7 +253,5 @@ def test_every_way_to_run_a_step_packs_whole_tiles() -> None:
 def test_many_short_rows_take_more_than_a_few_long_ones_of_as_many_tokens() -> None:
     """Flash attention sums dq in float32 over 128 tokens more than each example has: 0.5 GiB of 256 rows of a 7B."""
     shape = Shape(32, 4096, 11008, heads=32, kv_heads=32, head=128, vocabulary=32_000, rank=16)
-    few, many = (
-        estimate_bytes(Setting(16_448, True, False), shape, Load(16_384, rows, 2048)) for rows in (8, 8 + 256)
-    )
+    few, many = (estimate_bytes(Setting(16_448, True, False), shape, Load(16_384, rows, 2048)) for rows in (8, 8 + 256))
     assert many - few == pytest.approx(1.03 * 256 * 128 * 32 * 128 * 4, rel=0.001)
