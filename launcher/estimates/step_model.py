@@ -23,7 +23,7 @@ from launcher.estimates.memory_model import (
     usable_gib,
 )
 from launcher.estimates.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_step
-from launcher.instances import Instance
+from launcher.instances import Instance, find_single
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,21 @@ def estimate_steps(
     reason = fast_model.find_reason_against(config, model, gpu, processes)
     found = Steps(
         estimate_memory(shape, config, _lengths(padded, config), lengths, processes),
-        f"plain, since {reason}",
+        f"plain, since {reason}{_name_single(shape, config, model, train, on) if processes > 1 else ''}",
         estimate_step(shape, config, padded, gpu) if gpu in REACHABLE_TFLOPS else None,
         f"estimate for the {gpu}'s arithmetic",
         explain(scored, base_gib(shape, config), usable, held=None),
     )
     return found if reason else _estimate_fast_steps(shape, config, train, lengths, gpu, usable, found)
+
+
+def _name_single(shape: Shape, config: TrainConfig, model: Mapping[str, Any], train: Rows, on: Instance | None) -> str:
+    """The type to take where several GPUs are all that keeps a job from the fast step."""
+    name = find_single(on) if on else ""
+    if not on or not name or fast_model.find_reason_against(config, model, on.gpu, processes=1):
+        return ""
+    fits = choose_setting(shape, config, _find_steps(train, config)[0], usable_gib(on))
+    return f"; one {name}, with a single {on.gpu}, takes the fast step" if fits else ""
 
 
 def _estimate_fast_steps(

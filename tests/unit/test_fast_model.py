@@ -228,6 +228,26 @@ def test_padding_is_for_the_plain_path_alone() -> None:
         assert (padded.low > packed.low) == (way == "off")
 
 
+@pytest.mark.parametrize(
+    ("instance", "settings", "words"),
+    [
+        ("ml.p5.48xlarge", {}, "; one ml.p5.4xlarge, with a single H100, takes the fast step"),
+        ("ml.g5.12xlarge", {}, "; one ml.g5.xlarge, with a single A10G, takes the fast step"),
+        ("ml.g5.2xlarge", {}, "; one ml.g5.xlarge, with a single A10G, takes the fast step"),
+        ("ml.p5en.48xlarge", {}, ""),  # no type has one of them
+        ("ml.p4de.24xlarge", {}, ""),
+        ("ml.g4dn.12xlarge", {}, ""),  # float16, on one of them too
+        ("ml.g5.12xlarge", {"max_length": 131_072}, ""),  # no packed row fits
+    ],
+)
+def test_where_several_gpus_alone_make_the_path_plain_a_type_with_one_is_named(
+    instance: str, settings: dict[str, Any], words: str
+) -> None:
+    rows = Rows(500, 300, 700)
+    found = steps_on(instance, rows, processes=4, model_name_or_path="Qwen/Qwen2.5-7B", **settings)
+    assert found.way == f"plain, since several processes share a step{words}"
+
+
 def test_an_unknown_gpu_has_a_way_and_its_memory_but_no_time() -> None:
     config = TrainConfig()
     found = estimate_steps(config, architecture(config), Rows(500, 100, 200), None, None, 1)
