@@ -1,7 +1,8 @@
 """What a fast step takes of a GPU: memory by the container's own plan of it, and time. Stdlib only.
 
-The time's coefficients were fitted to fourteen steps measured on one H200 (the README's tables): each is met within 9%.
-Nothing was measured on other GPUs: there, arithmetic and memory traffic are scaled by what the GPU reaches of both.
+The time's coefficients were fitted to fourteen steps measured on one H200 (the README's tables): each is met within 9%,
+and within 12% by a fit to the other models' steps. Nothing was measured on other GPUs: there, arithmetic and memory
+traffic are scaled by what the GPU reaches of both.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MEASURED_GPU = "H200"
 WITHOUT_BFLOAT16 = ("T4", "V100")
 # Of the GPU's memory, from data sheets.
 TERABYTES_PER_S = {"A10G": 0.6, "L4": 0.3, "L40S": 0.86, "A100": 1.55, "H100": 3.35, "H200": 4.8}
-# What twelve measured peaks add to the base lies 1 to 7% below the container's estimate of it, less OVERHEAD.
+# What fourteen measured peaks add to the base lies 2 to 9% below the container's estimate of it, less OVERHEAD.
 MEMORY_SPREAD = 0.1
 # Around a step on the measured GPU; and on another one (assumed).
 TIME_SPREAD, SCALED_SPREAD = 1.15, 1.5
