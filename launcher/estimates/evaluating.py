@@ -43,7 +43,7 @@ def explain(scored: Scored, base: float, usable: float, held: Held | None) -> st
         if rows := scored.fitting_rows(usable - OVERHEAD / GIB - held.most):
             return f"{clauses[0]}, but not with per_device_eval_batch_size = {rows}"
     room = base + (usable - base) / (1 + SPREAD) - scored.fixed
-    if scored.most_logits > room:
+    if 0 < room < scored.most_logits:  # below 0, the base alone is too much
         clauses.append(f"an evaluation's logits alone take {scored.most_logits:.1f} GiB")
         if (rows := max(1, scored.fitting_rows(room))) < scored.rows:
             logits = scored.most_logits * rows / scored.rows

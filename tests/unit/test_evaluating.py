@@ -90,6 +90,11 @@ def test_one_row_s_logits_that_do_not_fit_are_named_too() -> None:
     )
 
 
+def test_logits_are_not_blamed_where_the_base_itself_does_not_fit() -> None:
+    whole = {"model_name_or_path": "meta-llama/Llama-2-7b-hf", "load_in_4bit": False, "compute_dtype": "float32"}
+    assert steps_of(100, **whole).evaluating == ""
+
+
 def test_every_new_beginning_costs_its_time_but_after_the_last_step() -> None:
     def seconds(again: Duration, **settings: Any) -> Duration:
         config = TrainConfig(max_steps=20, eval_strategy="steps", **settings)
