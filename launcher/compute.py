@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from launcher import images
 from launcher.errors import RecipeError
 from launcher.instances import Instance, find_instance
 from launcher.recipe_sections import Compute
@@ -26,6 +27,17 @@ def check_compute(compute: Compute, output_key: str = "") -> None:
     _check_keep_alive(compute)
     _check_network(compute)
     _check_volume_key(compute, output_key)
+
+
+def check_image(compute: Compute, image: images.Image | None) -> None:
+    """Refuse a GPU that nothing in the image can run on."""
+    for name in compute.instances:
+        known = find_instance(name)
+        if image and known and known.gpu in image.without:
+            raise RecipeError(
+                f"The image {image.version} cannot run on {name}: its CUDA has no kernels for the {known.gpu}.",
+                hint=f'Use image.version = "{images.DEFAULT_VERSION}", or a type such as ml.g5.xlarge.',
+            )
 
 
 def _check_types(compute: Compute) -> None:

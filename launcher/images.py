@@ -40,8 +40,11 @@ class Image:
     tag: str
     patched_until: str
     in_sdk: bool = False
+    without: tuple[str, ...] = ()  # GPUs that its CUDA has no kernels for
     pins: Mapping[str, str] = field(default_factory=dict)
 
+
+CUDA_13_WITHOUT = ("V100",)  # which PyTorch's builds for it leave out, as CUDA 13 itself does
 
 IMAGES = (
     Image(
@@ -82,6 +85,7 @@ IMAGES = (
         python="py312",
         tag="2.9.0-transformers5.3.0-gpu-py312-cu130-ubuntu22.04",
         patched_until="",
+        without=CUDA_13_WITHOUT,
         pins={"torch": "2.9.0", "transformers": "5.3.0", "trl": "0.28.0", "peft": "0.18.1"},
     ),
     Image(
@@ -91,6 +95,7 @@ IMAGES = (
         # Two sources name this tag differently; where ECR says it is missing, give the other one as image.uri.
         tag="2.11.0-transformers5.13.1-gpu-py312-cu130-amzn2023-sagemaker",
         patched_until="2027-04-30",
+        without=CUDA_13_WITHOUT,
         pins={
             "torch": "2.11.0",
             "transformers": "5.13.1",
@@ -114,6 +119,11 @@ def image_named(version: str) -> Image:
         f"image.version is {version!r}; the known images are {known}.",
         hint="Use one of these, or give any image in full as image.uri.",
     )
+
+
+def find_chosen(version: str, uri: str) -> Image | None:
+    """What a recipe asks for; None for an image that is not known."""
+    return find_image(uri) if uri else next((image for image in IMAGES if image.version == version), None)
 
 
 def make_uri(image: Image, region: str) -> str:

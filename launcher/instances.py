@@ -86,3 +86,12 @@ INSTANCES = {
 def find_instance(name: str) -> Instance | None:
     """What is known of an instance type; None for a type this table does not list."""
     return INSTANCES.get(name)
+
+
+def find_single(like: Instance) -> str:
+    """The smallest type with one of the same GPU, or ""."""
+    single = {name: other for name, other in INSTANCES.items() if other.gpus == 1 and not other.useless}
+    same = [
+        name for name, other in single.items() if (other.gpu, other.gpu_memory_gb) == (like.gpu, like.gpu_memory_gb)
+    ]
+    return min(same, key=lambda name: single[name].memory_gb, default="")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from container_src.sft import config as sft
-from launcher import gpu, leaks
-from launcher.compute import check_compute
+from launcher import gpu, images, leaks
+from launcher.compute import check_compute, check_image
 from launcher.data.settings import Prepare, Source, check_settings
 from launcher.errors import RecipeError
 from launcher.home import expand_home
@@ -245,6 +245,7 @@ def _build(path: Path, given: Mapping[str, Given]) -> Recipe:
 
 def _check_values(recipe: Recipe, path: Path) -> None:
     check_compute(recipe.compute, recipe.output.kms_key)
+    check_image(recipe.compute, images.find_chosen(recipe.image.version, recipe.image.uri))
     check_bucket_name(recipe.output.bucket)
     model = recipe.config.model_name_or_path
     if not HUB_ID.fullmatch(model) and not recipe.resolve(model).is_dir() and not model.startswith(PATH_STARTS):

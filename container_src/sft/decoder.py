@@ -121,18 +121,18 @@ class Decoder:
         """Adds a packed row's gradients; returns its summed loss and how many tokens were predicted right."""
         mask = self.attention.prepare(row.ends, len(row.ids))
         drop = (row.seed, self.dropout if with_gradients else 0.0)
-        h = self._embedding[row.ids].to(self._dtype)
+        h, added = self._embedding[row.ids].to(self._dtype), None
         if self._gemma:
             h *= self._embedding_scale
         kept: list[Any] = []
         for layer in self.layers:
-            after, saved = self._forward(layer, h, row, mask, drop)
+            after, saved = self._forward(layer, h, added, row, mask, drop)
             if with_gradients:
                 kept.append(h if self.checkpointing else saved)
-            h = after
+            h, added = after, saved.h_mid
             del saved
         normed = torch.empty_like(h)
-        factor = self._ops.rms_norm(h, self._norm_out, self._eps, self._gemma, normed)
+        factor = self._ops.rms_norm(h, added, self._norm_out, self._eps, self._gemma, normed)
         sums, dnormed = self._predict(normed, row)
         if not with_gradients:
             return sums
@@ -140,7 +140,7 @@ class Decoder:
         for layer in reversed(self.layers):
             saved = kept.pop()
             if self.checkpointing:
-                _, saved = self._forward(layer, saved, row, mask, drop)
+                _, saved = self._forward(layer, saved, None, row, mask, drop)
             dh = self._backward(layer, saved, dh, row, mask, drop)
         return sums
 
@@ -157,9 +157,10 @@ class Decoder:
             del logits
         return sums, dnormed
 
-    def _norm_into(self, group: Group, h: Any, weight: Any, drop: Any) -> tuple[Any, Any]:
+    def _norm_into(self, group: Group, h: Any, added: Any | None, weight: Any, drop: Any) -> tuple[Any, Any]:
+        """The next group's input; what the residual path adds joins `h` on the way."""
         wide = group.new_input(len(h), self._dtype, self.device)
-        factor = self._ops.rms_norm(h, weight, self._eps, self._gemma, wide[:, : group.width])
+        factor = self._ops.rms_norm(h, added, weight, self._eps, self._gemma, wide[:, : group.width])
         inner = wide[:, : group.width]
         self._ops.drop_down(inner, group.down, group.scale, drop, group.site, wide[:, group.low], None)
         return wide, factor
@@ -172,10 +173,11 @@ class Decoder:
         heads = qkv.view(len(qkv), -1, self.head)
         return heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
 
-    def _forward(self, layer: Layer, h: Any, row: Row, mask: Any, drop: Any) -> tuple[Any, Saved]:
+    def _forward(self, layer: Layer, h: Any, added: Any | None, row: Row, mask: Any, drop: Any) -> tuple[Any, Saved]:
+        """A layer's own result, to which its `h_mid` is still to be added; so is `added` to the `h` that comes in."""
         ops, groups = self._ops, layer.groups
 
-        wide_in, factor_in = self._norm_into(groups["qkv"], h, layer.norm_in, drop)
+        wide_in, factor_in = self._norm_into(groups["qkv"], h, added, layer.norm_in, drop)
         qkv = self._apply(groups["qkv"], wide_in)
         turned = qkv.view(len(qkv), -1, self.head)[:, : self.heads + self.kv_heads]
         ops.rope(turned, self._cos, self._sin, row.positions)
@@ -186,51 +188,54 @@ class Decoder:
         out = out.reshape(len(h), -1)
         inner, low = wide_out[:, : group.width], wide_out[:, group.low]
         ops.drop_down(out, group.down, group.scale, drop, group.site, low, inner)
-        h_mid = self._apply(group, wide_out).add_(h)
+        h_mid = self._apply(group, wide_out)
 
-        wide_mid, factor_mid = self._norm_into(groups["both"], h_mid, layer.norm_mid, drop)
+        wide_mid, factor_mid = self._norm_into(groups["both"], h_mid, h, layer.norm_mid, drop)
         both = self._apply(groups["both"], wide_mid)
         group = groups["down"]
         wide = group.new_input(len(h), self._dtype, self.device)
         inner = wide[:, : group.width]
         ops.glu(both, self._act, inner)
         ops.drop_down(inner, group.down, group.scale, drop, group.site, wide[:, group.low], None)
-        after = self._apply(group, wide).add_(h_mid)
+        after = self._apply(group, wide)
         low = wide[:, group.low].contiguous()
         return after, Saved(
             h, factor_in, wide_in, qkv, attended, wide_out, h_mid, factor_mid, wide_mid, both, low
         )  # fmt: skip
 
-    def _flow_back(self, group: Group, dy: Any, low: Any) -> tuple[Any, Any]:
-        """Through a group's product: the upper halves' gradients, and those of the input and of the low values."""
-        self._ops.grad_up(dy, low, group.sizes, group.grad_up)
+    def _flow_back(self, group: Group, dy: Any) -> tuple[Any, Any]:
+        """Through a group's product: the gradients of the input and of the low values."""
         wide = dy @ self.weights.of(group)
         return wide[:, : group.width], wide[:, group.low]
 
     def _through(self, group: Group, dy: Any, wide: Any, drop: Any) -> Any:
         """Backwards through a group and its lower halves."""
-        dx, dz = self._flow_back(group, dy, wide[:, group.low])
+        dx, dz = self._flow_back(group, dy)
         inner = wide[:, : group.width]
-        self._ops.grad_down(inner, dz, group.down, group.scale, drop, group.site, dx, group.grad_down)
-        return dx
+        return self._ops.grad_down(inner, dz, group.down, group.scale, drop, group.site, dx, group.grad_down)
 
     def _backward(self, layer: Layer, saved: Saved, dh: Any, row: Row, mask: Any, drop: Any) -> Any:
         ops, groups = self._ops, layer.groups
 
-        group = groups["down"]
-        dact, dz = self._flow_back(group, dh, saved.low)
+        group, both = groups["down"], groups["both"]
+        ops.grad_up(dh, saved.low, group.sizes, group.grad_up)
+        dact, dz = self._flow_back(group, dh)
         ops.glu_backward(
-            dact, dz, saved.both, self._act, group.down, group.scale, drop, group.site, group.grad_down
+            dact, dz, saved.both, self._act, group.down, group.scale, drop, group.site, group.grad_down,
+            saved.wide_mid[:, both.low], both.grad_up,
         )  # fmt: skip
-        dx = self._through(groups["both"], saved.both, saved.wide_mid, drop)
+        dx = self._through(both, saved.both, saved.wide_mid, drop)
         dh = ops.rms_norm_backward(dx, saved.h_mid, saved.factor_mid, layer.norm_mid, self._gemma, dh)
 
-        dout = self._through(groups["out"], dh, saved.wide_out, drop)
-        heads = (self.heads, self.head)
-        out = saved.wide_out[:, : groups["out"].width].unflatten(1, heads)
+        group, heads = groups["out"], (self.heads, self.head)
+        ops.grad_up(dh, saved.wide_out[:, group.low], group.sizes, group.grad_up)
+        dout = self._through(group, dh, saved.wide_out, drop)
+        out = saved.wide_out[:, : group.width].unflatten(1, heads)
         dout = dout.unflatten(1, heads)
         dq, dk, dv = self.attention.backward(dout, *self._split_heads(saved.qkv), out, saved.attended, mask)
         dqkv = torch.empty_like(saved.qkv)
         ops.rope_backward(dq, dk, dv, self._cos, self._sin, row.positions, dqkv.view(len(dh), -1, self.head))
-        dx = self._through(groups["qkv"], dqkv, saved.wide_in, drop)
+        group = groups["qkv"]
+        ops.grad_up(dqkv, saved.wide_in[:, group.low], group.sizes, group.grad_up)
+        dx = self._through(group, dqkv, saved.wide_in, drop)
         return ops.rms_norm_backward(dx, saved.h, saved.factor_in, layer.norm_in, self._gemma, dh)

@@ -24,7 +24,7 @@ from .decoder import Decoder, find_obstacle
 from .evaluate import resting, sum_tokens
 from .fast_conditions import find_reason
 from .log import say, warn
-from .memory_plan import OVERHEAD, ROOM, TILE, Setting, Shape, choose_setting, estimate_bytes, whole_tiles
+from .memory_plan import OVERHEAD, ROOM, TILE, Load, Setting, Shape, choose_setting, estimate_bytes, whole_tiles
 from .out_of_memory import is_out_of_memory, shorten
 from .packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
@@ -82,8 +82,12 @@ class FastStep:
         self._dtype = dtype
         self._cuda = torch.cuda.is_available()
         self._graphless = False
-        self._longest = whole_tiles(max(len(row.input_ids) for rows in steps for row in rows))
-        self._step_tokens = max(sum(len(row.input_ids) for row in rows) for rows in steps)
+        self.load = Load(
+            tokens=max(sum(len(row.input_ids) for row in rows) for rows in steps),
+            rows=max(len(rows) for rows in steps),
+            longest=whole_tiles(max(len(row.input_ids) for rows in steps for row in rows)),
+        )
+        self._longest = self.load.longest
         self.setting: Any = None
         self._decoder: Decoder | None = None
         self._graphs: dict[Layout, tuple[Any, Any, Any]] = {}
@@ -91,10 +95,9 @@ class FastStep:
 
     def _choose(self, room: int | None) -> Setting:
         if not self._cuda:
-            return Setting(self._step_tokens, resident=True, checkpointing=False, graph=False)
-        setting = choose_setting(
-            shape_of(self._model), self._step_tokens, self._longest, int(ROOM * _free()) if room is None else room
-        )
+            return Setting(self.load.tokens, resident=True, checkpointing=False, graph=False)
+        room = int(ROOM * _free()) if room is None else room
+        setting = choose_setting(shape_of(self._model), self.load, room)
         if setting is None:
             raise NoFastStep("no way to pack a step fits the memory that is left")
         return dataclasses.replace(setting, graph=not self._graphless)
@@ -198,8 +201,7 @@ class FastStep:
         decoder.begin_step()  # the trial left gradients
 
     def _layout_of(self, bucket: int) -> Layout:
-        most = max(len(step) for step in self._steps)
-        return Layout(bucket, most + bucket // self._longest + 2)
+        return Layout(bucket, self.load.ends(bucket))
 
     def _check(self, ids: list[int]) -> None:
         """Hold our loss against the model's own on a few tokens, so that one that only looks known trains plainly."""
@@ -223,7 +225,7 @@ class FastStep:
         if self._graphless and self.setting.graph:
             self.setting = dataclasses.replace(self.setting, graph=False)
             return
-        failed = estimate_bytes(self.setting, shape_of(self._model)) - OVERHEAD
+        failed = estimate_bytes(self.setting, shape_of(self._model), self.load) - OVERHEAD
         self.setting = self._choose(room=OVERHEAD + int(STEP_DOWN * failed))
         warn(f"Out of memory ({problem}). Going on from the same state with {self.setting}.")
 

@@ -15,6 +15,8 @@ OVERHEAD = 512 * 2**20
 ROOM = 0.94
 # below this many tokens the matrix units starve
 EFFICIENT_TOKENS = 1024
+# flash attention's backward pass sums for each example over so many tokens more than it has
+SUMMED_BESIDE = 128
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,19 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Load:
+    """A job's fullest step: its tokens and rows, and those of the longest row in whole tiles."""
+
+    tokens: int
+    rows: int
+    longest: int
+
+    def ends(self, tokens: int) -> int:
+        """Examples that a packed row of so many tokens has places for; its padding is cut into examples, too."""
+        return self.rows + tokens // self.longest + 2
+
+
+@dataclass(frozen=True)
 class Setting:
     """One way to run a step. `tokens`: a packed row holds at most so many, or one example."""
 
@@ -73,7 +88,7 @@ class Setting:
         return f"packed rows of up to {self.tokens:,} tokens, {base}{recomputes}, {graph}"
 
 
-def estimate_bytes(setting: Setting, shape: Shape) -> int:
+def estimate_bytes(setting: Setting, shape: Shape, load: Load) -> int:
     """What a step adds to the loaded model at its peak."""
     tokens = setting.tokens
     # masters, gradients, a copy to compute with, and AdamW's two states
@@ -83,7 +98,8 @@ def estimate_bytes(setting: Setting, shape: Shape) -> int:
         weights += 2 * shape.hidden * shape.intermediate  # the part being unpacked
     saved = saved_bytes(shape, tokens)
     kept = shape.layers * 2 * shape.hidden * tokens + saved if setting.checkpointing else shape.layers * saved
-    return int(1.03 * (adapters + weights + kept + _transient_bytes(shape, tokens))) + OVERHEAD
+    transient = _transient_bytes(shape, tokens, load.ends(tokens))
+    return int(1.03 * (adapters + weights + kept + transient)) + OVERHEAD
 
 
 def saved_bytes(shape: Shape, tokens: int) -> int:
@@ -92,21 +108,21 @@ def saved_bytes(shape: Shape, tokens: int) -> int:
     return tokens * (2 * halves + 4 * shape.heads + 8)
 
 
-def _transient_bytes(shape: Shape, tokens: int) -> int:
+def _transient_bytes(shape: Shape, tokens: int, examples: int) -> int:
     """The larger of the logits in work and one layer's own gradients."""
     logits = 2 * shape.vocabulary * min(tokens, LOGITS_AT_ONCE) + 2 * tokens * 2 * shape.hidden
     # the gated product's gradient; then attention's, which it sums in float32 for every query head
     wide = 2 * tokens * (shape.intermediate + 2 * shape.hidden)
-    attention = tokens * (4 * shape.queries + 2 * (4 * shape.queries + shape.qkv + 2 * shape.hidden))
+    summed = 4 * shape.queries * (tokens + SUMMED_BESIDE * examples)
+    attention = summed + 2 * tokens * (4 * shape.queries + shape.qkv + 2 * shape.hidden)
     return max(logits, wide, attention)
 
 
-def iter_settings(shape: Shape, step_tokens: int, row_tokens: int) -> Iterator[Setting]:
-    """Every way to run a step of so many tokens, with rows of so many, the fastest first."""
-    row_tokens = whole_tiles(row_tokens)
-    limits = [max(whole_tiles(step_tokens) + TILE, row_tokens)]
-    while limits[-1] > row_tokens:
-        limits.append(max(row_tokens, limits[-1] // 2))
+def iter_settings(load: Load) -> Iterator[Setting]:
+    """Every way to run such steps, the fastest first. Limits are whole tiles, as the rows that keep to them are."""
+    limits = [max(whole_tiles(load.tokens) + TILE, load.longest)]
+    while limits[-1] > load.longest:
+        limits.append(max(load.longest, limits[-1] // (2 * TILE) * TILE))
     settings = [
         Setting(tokens, resident, checkpointing)
         for tokens in limits
@@ -127,7 +143,6 @@ def _relative_time(setting: Setting) -> float:
     return (passes + unpacking) * (1 + EFFICIENT_TOKENS / 4 / setting.tokens)
 
 
-def choose_setting(shape: Shape, step_tokens: int, row_tokens: int, room: int) -> Setting | None:
+def choose_setting(shape: Shape, load: Load, room: int) -> Setting | None:
     """The fastest way that fits into so many free bytes, or None."""
-    settings = iter_settings(shape, step_tokens, row_tokens)
-    return next((setting for setting in settings if estimate_bytes(setting, shape) <= room), None)
+    return next((setting for setting in iter_settings(load) if estimate_bytes(setting, shape, load) <= room), None)

@@ -1,7 +1,7 @@
 """The fused operations in plain PyTorch: what a CPU runs, and what the kernels are held against.
 
 Every function has a twin of the same name and signature in kernels.py. `dropout` is (seed, share): masks are computed
-from the step's seed, the site (which adapter) and the element's place, so they need no memory, are the same when an
+from the step's seed, the site (which adapters) and the element's place, so they need no memory, are the same when an
 activation is recomputed or a step repeated, and follow from the recipe's seed alone.
 """
 
@@ -16,39 +16,51 @@ from torch.nn import functional  # noqa: TID253
 # what the operations raise where this machine cannot do them; anything else is an error of ours
 REFUSALS = (RuntimeError,)
 WORD = 0xFFFFFFFF
+# a multiplier whose powers, times a word, are as good as independent of it
+NEXT_MEMBER = 747796405
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 
 
 def _mix(value: Any) -> Any:
     """A hash of 32-bit words."""
-    value = value ^ (value >> 16)
-    value = (value * 0x21F0AAAD) & WORD
-    value = value ^ (value >> 15)
-    value = (value * 0x735A2D97) & WORD
+    value = _mix_places(value)
     return value ^ (value >> 15)
 
 
+def _mix_places(value: Any) -> Any:
+    """The same without its last turn, which only changes low bits: dropout asks how large a word is."""
+    value = value ^ (value >> 16)
+    value = (value * 0x21F0AAAD) & WORD
+    value = value ^ (value >> 15)
+    return (value * 0x735A2D97) & WORD
+
+
 def threshold_of(share: float) -> int:
-    return round(share * (1 << 24))
+    """A word below it, taken as signed, drops its element."""
+    return round(share * (1 << 32)) - (1 << 31)
 
 
-def keep_mask(rows: int, columns: int, seed: Any, site: int, share: float) -> Any:
-    """Which elements dropout keeps."""
+def keep_mask(rows: int, columns: int, seed: Any, site: int, member: int, share: float) -> Any:
+    """Which elements dropout keeps. A site's members share all of the hash but its last products, which are cheap."""
     places = torch.arange(rows * columns, dtype=torch.int64, device=seed.device).view(rows, columns)
     key = _mix((seed.long() + site * 0x3779B9) & WORD)
-    words = _mix((places * (2 * key + 1) + key) & WORD)
-    return (words >> 8) >= threshold_of(share)
+    words = _mix_places((places * (2 * key + 1) + key) & WORD)
+    for _ in range(member):
+        words = (words * NEXT_MEMBER) & WORD
+    return words - ((words >> 31) << 32) >= threshold_of(share)
 
 
-def _drop(x: Any, dropout: tuple[Any, float], site: int) -> Any:
+def _drop(x: Any, dropout: tuple[Any, float], site: int, member: int) -> Any:
     seed, share = dropout
     if not share:
         return x
-    return x * keep_mask(x.shape[0], x.shape[1], seed, site, share).to(x.dtype) / (1 - share)
+    return x * keep_mask(x.shape[0], x.shape[1], seed, site, member, share).to(x.dtype) / (1 - share)
 
 
-def rms_norm(x: Any, weight: Any, eps: float, plus_one: bool, out: Any) -> Any:
-    """Writes the normed rows to `out`; returns each row's factor."""
+def rms_norm(x: Any, added: Any | None, weight: Any, eps: float, plus_one: bool, out: Any) -> Any:
+    """Adds `added` to `x`, writes the normed rows to `out` and returns each row's factor."""
+    if added is not None:
+        x += added
     factor = torch.rsqrt(x.float().pow(2).mean(-1) + eps)
     gain = weight.float() + plus_one
     out.copy_((x.float() * factor[:, None] * gain).to(out.dtype))
@@ -69,7 +81,7 @@ def drop_down(
     """The adapters' lower halves, side by side: out_i = scale * dropout_i(x) @ down_i.T; may copy x on the way."""
     rank = down.shape[1]
     for member in range(down.shape[0]):
-        low = _drop(x, dropout, site + member) @ down[member].T
+        low = _drop(x, dropout, site, member) @ down[member].T
         out[:, member * rank : (member + 1) * rank] = low * scale
     if copy is not None:
         copy.copy_(x)
@@ -77,13 +89,15 @@ def drop_down(
 
 def grad_down(
     x: Any, dz: Any, down: Any, scale: float, dropout: tuple[Any, float], site: int, dx: Any, grad: Any
-) -> None:
-    """Adds the lower halves' gradients to `grad`, and what flows back through them to `dx`."""
+) -> Any:
+    """Adds the lower halves' gradients to `grad`; returns `dx` with what flows back through them."""
     rank = down.shape[1]
+    flow = dx.clone()
     for member in range(down.shape[0]):
         part = dz[:, member * rank : (member + 1) * rank]
-        grad[member] += scale * (part.T @ _drop(x, dropout, site + member)).float()
-        dx += scale * _drop(part @ down[member], dropout, site + member)
+        grad[member] += scale * (part.T @ _drop(x, dropout, site, member)).float()
+        flow += scale * _drop(part @ down[member], dropout, site, member)
+    return flow
 
 
 def grad_up(dy: Any, z: Any, sizes: tuple[int, ...], grad: Any) -> None:
@@ -136,16 +150,20 @@ def glu(both: Any, kind: str, out: Any) -> None:
 
 
 def glu_backward(
-    dact: Any, dz: Any, both: Any, kind: str, down: Any, scale: float, dropout: tuple[Any, float], site: int, grad: Any
-) -> None:
-    """Backwards through the last adapter's lower half and the gated activation; `both` becomes its own gradient."""
+    dact: Any, dz: Any, both: Any, kind: str, down: Any, scale: float, dropout: tuple[Any, float], site: int,
+    grad: Any, z: Any, up_grad: Any,
+) -> None:  # fmt: skip
+    """Backwards through the last adapter's lower half and the gated activation; `both` becomes its own gradient.
+
+    Its adapters' upper halves get theirs on the way, from their low values `z`.
+    """
     gate, up = (part.float().detach().requires_grad_() for part in both.chunk(2, dim=1))
     with torch.enable_grad():
         product = _act(gate, kind) * up
-    dact = dact.clone()
-    grad_down(product.detach().to(both.dtype), dz, down, scale, dropout, site, dact, grad)
-    dgate, dup = torch.autograd.grad(product, (gate, up), dact.float())
+    flow = grad_down(product.detach().to(both.dtype), dz, down, scale, dropout, site, dact, grad)
+    dgate, dup = torch.autograd.grad(product, (gate, up), flow.float())
     both.copy_(torch.cat([dgate, dup], dim=1).to(both.dtype))
+    grad_up(both, z, (gate.shape[1], up.shape[1]), up_grad)
 
 
 def cross_entropy(logits: Any, targets: Any, trained: Any) -> tuple[Any, Any]:

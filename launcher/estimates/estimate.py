@@ -39,6 +39,7 @@ class Estimate:
     price: Price | None = None
     way: str = ""
     basis: str = ""
+    evaluating: str = ""
     unknown: str = ""
 
     @property
@@ -76,20 +77,22 @@ class Estimate:
     def _memory_words(self) -> str:
         if self.memory is None:
             return f"not estimated: {self.unknown}"
+        verdict = self._verdict(self.memory)
+        return f"{verdict}; {self.evaluating}" if self.evaluating else verdict
+
+    def _verdict(self, memory: Memory) -> str:
         known = find_instance(self.instance)
-        low, high = self.memory.low, self.memory.high
-        words = (
-            f"{low:.1f} to {high:.1f} GiB at the peak, {self.memory.peak:.1f} when every row is as long as max_length"
-        )
+        low, high = memory.low, memory.high
+        words = f"{low:.1f} to {high:.1f} GiB at the peak, {memory.peak:.1f} when every row is as long as max_length"
         if known is None:
             return words
         gpu = f"the {known.gpu}'s {known.gpu_memory_gb} GB"
         if high <= usable_gib(known):
             return f"{words}: fits {gpu}"
-        if self.memory.enough <= usable_gib(known):
+        if memory.enough <= usable_gib(known):
             return f"{words}: fits {gpu} by fewer rows at once, or activations recomputed"
-        larger = _smallest_that_fits(self.memory, known)
-        verdict = "may not fit" if self.memory.least <= whole_gib(known) else "does not fit"
+        larger = _smallest_that_fits(memory, known)
+        verdict = "may not fit" if memory.least <= whole_gib(known) else "does not fit"
         return f"{words}: {verdict} {gpu}" + (f"; {larger}'s would do" if larger else "")
 
     def _time_words(self) -> str:
@@ -137,12 +140,14 @@ def make_estimate(plan: Plan, price: Price | None = None) -> Estimate:
     full = train or Rows(0, config.max_length, config.max_length)
     processes = plan.gpus * compute.count
     steps = estimate_steps(config, model, full, evaluation, known, processes)
-    found = dataclasses.replace(found, memory=steps.memory, way=steps.way, basis=steps.basis)
+    found = dataclasses.replace(
+        found, memory=steps.memory, way=steps.way, basis=steps.basis, evaluating=steps.evaluating
+    )
     if not known or not steps.duration or not train:
         what = f"speed of the {known.gpu}" if known and not steps.duration else f"GPU of {compute.instance}"
         return dataclasses.replace(found, unknown=f"the {what} is not known here")
     scored = pad_rows(evaluation, config) if evaluation else None
-    duration = estimate_duration(shape, config, steps.duration, train, scored, known.gpu, processes)
+    duration = estimate_duration(shape, config, steps.duration, train, scored, known.gpu, processes, steps.again)
     return dataclasses.replace(found, duration=duration)
 
 

@@ -1,7 +1,8 @@
 """What a fast step takes of a GPU: memory by the container's own plan of it, and time. Stdlib only.
 
-The time's coefficients were fitted to fourteen steps measured on one H200 (the README's tables): each is met within 9%.
-Nothing was measured on other GPUs: there, arithmetic and memory traffic are scaled by what the GPU reaches of both.
+The time's coefficients were fitted to fourteen steps measured on one H200 (the README's tables): each is met within 9%,
+and within 12% by a fit to the other models' steps. Nothing was measured on other GPUs: there, arithmetic and memory
+traffic are scaled by what the GPU reaches of both.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from container_src.sft import memory_plan
 from container_src.sft.config import TrainConfig
 from container_src.sft.fast_conditions import choose_arithmetic, find_reason, find_reason_in_adapters
-from container_src.sft.memory_plan import OVERHEAD, ROOM, Setting
+from container_src.sft.memory_plan import OVERHEAD, ROOM, Load, Setting
+from launcher.estimates.evaluating import Held
 from launcher.estimates.memory_model import (
     GIB,
     SPREAD,
@@ -32,7 +34,7 @@ MEASURED_GPU = "H200"
 WITHOUT_BFLOAT16 = ("T4", "V100")
 # Of the GPU's memory, from data sheets.
 TERABYTES_PER_S = {"A10G": 0.6, "L4": 0.3, "L40S": 0.86, "A100": 1.55, "H100": 3.35, "H200": 4.8}
-# What twelve measured peaks add to the base lies 1 to 7% below the container's estimate of it, less OVERHEAD.
+# What fourteen measured peaks add to the base lies 2 to 9% below the container's estimate of it, less OVERHEAD.
 MEMORY_SPREAD = 0.1
 # Around a step on the measured GPU; and on another one (assumed).
 TIME_SPREAD, SCALED_SPREAD = 1.15, 1.5
@@ -54,14 +56,16 @@ EIGHT_BIT = ("paged_adamw_8bit", "adamw_8bit")
 
 @dataclass(frozen=True)
 class Step:
-    """A step's tokens, and those of its longest row."""
+    """A step's tokens and rows, and the tokens of its longest row."""
 
     tokens: float
+    rows: int
     longest: float
 
     @property
-    def whole(self) -> tuple[int, int]:
-        return math.ceil(self.tokens), math.ceil(self.longest)
+    def load(self) -> Load:
+        """As the container measures it."""
+        return Load(math.ceil(self.tokens), self.rows, memory_plan.whole_tiles(math.ceil(self.longest)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def find_reason_against(config: TrainConfig, model: Mapping[str, Any], gpu: str,
 def choose_setting(shape: Shape, config: TrainConfig, step: Step, usable: float) -> Setting | None:
     """The way that the container chooses on a GPU with so many usable GiB; None where it takes the plain path."""
     room = ROOM * (usable - _loaded_gib(shape, config)) * GIB
-    return memory_plan.choose_setting(_sizes(shape, config), *step.whole, room=int(min(room, 2**60)))
+    return memory_plan.choose_setting(_sizes(shape, config), step.load, int(min(room, 2**60)))
 
 
 def _loaded_gib(shape: Shape, config: TrainConfig) -> float:
@@ -104,10 +108,24 @@ def _sizes(shape: Shape, config: TrainConfig) -> memory_plan.Shape:
     )
 
 
+def find_held(shape: Shape, config: TrainConfig, most: Chosen, fewest: Chosen) -> Held | None:
+    """By the fullest and the shortest steps that the job may have; None where some take the plain path."""
+    if most.setting is None or fewest.setting is None:
+        return None
+    short = _peak(shape, config, fewest.step, fewest.setting)
+    return Held(off(base_gib(shape, config), short, -MEMORY_SPREAD), _peak(shape, config, most.step, most.setting))
+
+
 def estimate_fast_memory(
-    shape: Shape, config: TrainConfig, most: Chosen, fewest: Chosen, evaluation: Lengths | None, plain: Memory
+    shape: Shape,
+    config: TrainConfig,
+    most: Chosen,
+    fewest: Chosen,
+    evaluation: Lengths | None,
+    plain: Memory,
+    usable: float,
 ) -> Memory:
-    """For the fullest and the shortest steps that the job may have; `plain` is what is left where no way fits."""
+    """For the same steps; `plain` is what is left where no way fits, `usable` what the GPU has."""
     scored, base = estimate_evaluation(shape, config, evaluation), base_gib(shape, config)
     fewest_scored = estimate_evaluation(shape, step_down(config), evaluation)
     smallest = [min(_peaks(shape, config, chosen.step)) for chosen in (fewest, most)]
@@ -117,21 +135,28 @@ def estimate_fast_memory(
         least=min(plain.least, off(base, max(smallest[0], fewest_scored.surely), -SPREAD)),
         enough=min(plain.enough, max(needed, off(base, fewest_scored.most, SPREAD))),
     )
-    if most.setting is None or fewest.setting is None:
+    held = find_held(shape, config, most, fewest)
+    if held is None:
         return either
-    peak = max(_peak(shape, config, most.setting), scored.most)
-    low = off(base, max(_peak(shape, config, fewest.setting), scored.surely), -MEMORY_SPREAD)
-    return replace(either, peak=peak, low=low, high=peak + OVERHEAD / GIB)
+    if held.leaves_room(scored, usable):
+        peak = held.most + scored.most_logits
+        return replace(either, peak=peak, low=held.surely + scored.surely_logits, high=peak + OVERHEAD / GIB)
+    return replace(
+        either,
+        peak=max(held.most, scored.most),
+        low=max(held.surely, off(base, scored.surely, -SPREAD)),
+        high=max(held.most + OVERHEAD / GIB, off(base, scored.most, SPREAD)),
+    )
 
 
 def _peaks(shape: Shape, config: TrainConfig, step: Step) -> list[float]:
-    settings = memory_plan.iter_settings(_sizes(shape, config), *step.whole)
-    return [_peak(shape, config, setting) for setting in settings]
+    return [_peak(shape, config, step, setting) for setting in memory_plan.iter_settings(step.load)]
 
 
-def _peak(shape: Shape, config: TrainConfig, setting: Setting) -> float:
+def _peak(shape: Shape, config: TrainConfig, step: Step, setting: Setting) -> float:
     """GiB that PyTorch holds; the container's estimate adds what the GPU must have beside it."""
-    return base_gib(shape, config) + (memory_plan.estimate_bytes(setting, _sizes(shape, config)) - OVERHEAD) / GIB
+    added = memory_plan.estimate_bytes(setting, _sizes(shape, config), step.load) - OVERHEAD
+    return base_gib(shape, config) + added / GIB
 
 
 def knows_speed(gpu: str) -> bool:

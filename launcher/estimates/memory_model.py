@@ -215,19 +215,34 @@ def _training(shape: Shape, config: TrainConfig, length: int) -> float:
 
 @dataclass(frozen=True)
 class Scored:
-    """GiB at an evaluation's peak, at most and surely."""
+    """GiB of an evaluation of so many rows at once: what is there anyway, and their logits, at most and surely."""
 
-    most: float = 0.0
-    surely: float = 0.0
+    rows: int = 0
+    fixed: float = 0.0
+    most_logits: float = 0.0
+    surely_logits: float = 0.0
+
+    @property
+    def most(self) -> float:
+        return self.fixed + self.most_logits
+
+    @property
+    def surely(self) -> float:
+        return self.fixed + self.surely_logits
+
+    def fitting_rows(self, room: float) -> int:
+        """How many at once have logits for which there is surely room."""
+        return max(0, int(room * self.rows / self.most_logits))
 
 
 def estimate_evaluation(shape: Shape, config: TrainConfig, rows: Lengths | None) -> Scored:
     """Nothing is kept from layer to layer: the logits of a batch are what it takes."""
     if rows is None:
         return Scored()
+    at_once = config.per_device_eval_batch_size
     fixed = base_gib(shape, config) + _adapter_bytes(shape, config) / GIB
-    token = config.per_device_eval_batch_size * shape.vocabulary * LOGIT_BYTES / GIB
-    return Scored(fixed + rows.most * token, fixed + rows.surely * token)
+    token = at_once * shape.vocabulary * LOGIT_BYTES / GIB
+    return Scored(at_once, fixed, rows.most * token, rows.surely * token)
 
 
 def _adapter_bytes(shape: Shape, config: TrainConfig) -> float:

@@ -56,15 +56,23 @@ class Duration:
 
 
 def estimate_duration(
-    shape: Shape, config: TrainConfig, step: Duration, train: Rows, evaluation: Rows | None, gpu: str, gpus: int
+    shape: Shape,
+    config: TrainConfig,
+    step: Duration,
+    train: Rows,
+    evaluation: Rows | None,
+    gpu: str,
+    gpus: int,
+    again: Duration,
 ) -> Duration:
-    """Of a whole job of such steps, its start included. Evaluations take the plain path."""
+    """Of a whole job of such steps, its start included. Evaluations take the plain path; `again` is what each costs."""
     schedule = make_schedule(config, train.count, gpus)
-    passes = _evaluations(config, schedule.total, schedule.per_epoch) + FINAL_PASSES if evaluation else 0
     low, high = schedule.total * step.low, schedule.total * step.high
-    if evaluation and passes:
-        one = _evaluation(shape, config, evaluation, gpu, gpus)
-        low, high = low + passes * one.low, high + passes * one.high
+    if evaluation:
+        between = _evaluations(config, schedule.total, schedule.per_epoch)
+        one, passes = _evaluation(shape, config, evaluation, gpu, gpus), between + FINAL_PASSES
+        begun = max(0, between - 1)  # the last one has no step after it
+        low, high = low + passes * one.low + begun * again.low, high + passes * one.high + begun * again.high
     model_bytes = 2 * shape.parameters
     around = [start + model_bytes / rate + end for start, rate, end in zip(START_S, DOWNLOAD_RATE, END_S, strict=True)]
     return Duration(around[0] + low, around[1] + high, schedule.total)

@@ -174,7 +174,7 @@ def run_ours(args: argparse.Namespace, base: Path) -> Result:
     losses = [(lines[0] + (BLOCK - 1) * lines[1]) / BLOCK, *lines[2:]][: config.max_steps // BLOCK]
     result = _result("ours", clock, args, losses, str(fast.setting) if fast else "plain path")
     if fast:
-        result.predicted_gib = (loaded + estimate_bytes(fast.setting, shape_of(model))) / 2**30
+        result.predicted_gib = (loaded + estimate_bytes(fast.setting, shape_of(model), fast.load)) / 2**30
     return result
 
 

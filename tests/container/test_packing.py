@@ -163,8 +163,8 @@ def test_dropout_follows_from_seed_and_step(make_model: Callable[..., Any]) -> N
 
 def test_dropout_drops_its_share_and_every_site_on_its_own() -> None:
     seed = torch.tensor([42])
-    masks = [keep_mask(1024, 512, seed, site, 0.05) for site in (0, 1, 7)]
-    masks.append(keep_mask(1024, 512, seed + 1, 0, 0.05))
+    masks = [keep_mask(1024, 512, seed, site, member, 0.05) for site in (0, 3, 7) for member in range(3)]
+    masks.append(keep_mask(1024, 512, seed + 1, 0, 0, 0.05))
     for mask in masks:
         assert abs(float((~mask).double().mean()) - 0.05) < 0.001
     for number, one in enumerate(masks):
@@ -173,14 +173,14 @@ def test_dropout_drops_its_share_and_every_site_on_its_own() -> None:
 
 
 class _Masked(torch.nn.Module):
-    """Drops what the fast step drops at a site."""
+    """Drops what the fast step drops at a site, for one of its members."""
 
-    def __init__(self, seed: int, site: int, p: float) -> None:
+    def __init__(self, seed: int, site: int, member: int, p: float) -> None:
         super().__init__()
-        self.seed, self.site, self.p = torch.tensor([seed]), site, p
+        self.seed, self.place, self.p = torch.tensor([seed]), (site, member), p
 
     def forward(self, x: Any) -> Any:
-        return x * keep_mask(*x.shape[-2:], self.seed, self.site, self.p) / (1 - self.p) if self.training else x
+        return x * keep_mask(*x.shape[-2:], self.seed, *self.place, self.p) / (1 - self.p) if self.training else x
 
 
 @pytest.mark.parametrize("recomputes", [False, True])
@@ -190,7 +190,7 @@ def test_dropout_is_every_adapter_s_own_and_scaled(make_model: Callable[..., Any
     for number, layer in enumerate(model.get_base_model().model.layers):
         for group in find_groups(layer, number).values():
             for member, module in enumerate(group.modules):
-                module.lora_dropout["default"] = _Masked(_step_seed(5, 2, 0), group.site + member, 0.3)
+                module.lora_dropout["default"] = _Masked(_step_seed(5, 2, 0), group.site, member, 0.3)
     model.train()
     loss, expected = _plainly(model, rows)
     fast = FastStep(model, [rows], 5, torch.float32)

@@ -147,6 +147,19 @@ def test_a_fast_step_out_of_memory_in_its_middle_is_begun_again(
     assert "[warning] Out of memory (" in capsys.readouterr().out
 
 
+def test_a_fast_step_gives_its_memory_to_an_evaluation_and_goes_on_as_before(
+    step: Step, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = step.fast()
+    runner = StepRunner(step.trainer, step.dataset, fast, "")
+    assert not runner.give_way()  # nothing is held before the first step
+    expected = step.run(fast)
+    assert fast.begun and runner.give_way() and not fast.begun and not runner.give_way()
+    loss, gradient = step.run(fast)
+    assert loss == expected[0] and torch.equal(gradient, expected[1])
+    assert capsys.readouterr().out.count("makes room, and begins anew after it") == 1
+
+
 @pytest.mark.parametrize("error", FULL)
 def test_a_plain_step_out_of_memory_goes_on_with_fewer_rows(
     step: Step, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception

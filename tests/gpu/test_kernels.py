@@ -59,14 +59,17 @@ def _dropout(share: float) -> tuple[Any, float]:
 def test_rms_norm(width: int, plus_one: bool) -> None:
     x, weight, residual = _new(TOKENS, width), _new(width), _new(TOKENS, width)
     dy = _wide(TOKENS, width, 16)
-    ours = _wide(TOKENS, width, 16)
-    theirs = _same_wide(ours)
-    factors = [room.rms_norm(x, weight, 1e-6, plus_one, out) for room, out in ((ops, ours), (reference, theirs))]
-    _check(ours, theirs)
-    assert torch.equal(ours._base[:, width:], theirs._base[:, width:])
-    _check(*factors)
+    for added in (None, residual):
+        results = []
+        for room in (ops, reference):
+            sums, out = x.clone(), _same_wide(dy)
+            results.append((room.rms_norm(sums, added, weight, 1e-6, plus_one, out), out, sums))
+            assert torch.equal(out._base[:, width:], dy._base[:, width:])
+        for ours, theirs in zip(*results, strict=True):
+            _check(ours, theirs)
+    factor = results[0][0]
     for adds in (residual, None):
-        _check(*(room.rms_norm_backward(dy, x, factors[1], weight, plus_one, adds) for room in (ops, reference)))
+        _check(*(room.rms_norm_backward(dy, x, factor, weight, plus_one, adds) for room in (ops, reference)))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5])
@@ -77,10 +80,9 @@ def test_lower_halves(members: int, rank: int, width: int, share: float) -> None
     for room in (ops, reference):
         out, copy = (torch.zeros_like(x._base)[:, :columns] for columns in (members * rank, width))
         room.drop_down(x, down, 2.0, dropout, 5, out, copy if members == 1 else None)
-        dx = _same_wide(x)
         grad = torch.zeros_like(down, dtype=torch.float32)
-        room.grad_down(x, out, down, 2.0, dropout, 5, dx, grad)
-        results.append((out, copy, dx, grad))
+        flow = room.grad_down(x, out, down, 2.0, dropout, 5, x, grad)
+        results.append((out, copy, flow, grad))
     for number, (ours, theirs) in enumerate(zip(*results, strict=True)):
         if number != 1 or members == 1:
             _check(ours, theirs)
@@ -121,18 +123,18 @@ def test_rope() -> None:
 @pytest.mark.parametrize("kind", reference.ACTIVATIONS)
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_glu(kind: str, share: float) -> None:
-    width, rank = 320, 16
+    width, rank, up_rank = 320, 16, 8  # projections without adapters count as rank 8
     both, dact, dz = _new(TOKENS, 2 * width), _wide(TOKENS, width, rank), _new(TOKENS, rank)
-    down, dropout = _new(1, rank, width), _dropout(share)
-    wide = _wide(TOKENS, width, rank)
+    down, dropout, z = _new(1, rank, width), _dropout(share), _wide(TOKENS, 2 * up_rank, 96)
     results = []
     for room in (ops, reference):
-        out, flow = _same_wide(wide), both.clone()
+        out, flow = _same_wide(dact), both.clone()
         room.glu(both, kind, out)
+        assert torch.equal(out._base[:, width:], dact._base[:, width:])
         grad = torch.zeros_like(down, dtype=torch.float32)
-        room.glu_backward(dact, dz, flow, kind, down, 2.0, dropout, 3, grad)
-        assert torch.equal(out._base[:, width:], wide._base[:, width:])
-        results.append((out, flow, grad))
+        up_grad = torch.zeros(2 * width, up_rank, device=DEVICE)
+        room.glu_backward(dact, dz, flow, kind, down, 2.0, dropout, 3, grad, z, up_grad)
+        results.append((out, flow, grad, up_grad))
     for ours, theirs in zip(*results, strict=True):
         _check(ours, theirs)
 

@@ -13,6 +13,7 @@ from launcher.aws.shapes import check_request, load_service
 from launcher.aws.site import LOCAL_SITE
 from launcher.compute import MAX_RUNTIME_S, NVIDIA, drop_without_quota
 from launcher.errors import RecipeError
+from launcher.images import image_named, make_uri
 from launcher.instances import INSTANCES
 from launcher.plan import Plan, make_plan
 from launcher.recipe import load_recipe
@@ -75,6 +76,20 @@ def test_what_cannot_stand_together_is_refused_with_a_fix(given: dict[str, Any],
     assert says in caught.value.message
     assert caught.value.hint
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("version", ["2.9.0", "2.11.0"])
+def test_a_gpu_that_the_image_has_no_kernels_for_is_refused_before_it_is_billed(version: str) -> None:
+    image = image_named(version)
+    for given in ({"image.version": version}, {"image.uri": make_uri(image, "eu-west-1")}):
+        for types in ("ml.p3.2xlarge", "ml.g5.xlarge,ml.p3.2xlarge"):
+            with pytest.raises(RecipeError, match=f"{version} cannot run on ml.p3.2xlarge: .* the V100") as caught:
+                load_recipe("qwen2.5-1.5b-medical", {**in_compute(instance=types), **given})
+            assert 'image.version = "2.8.0"' in caught.value.hint
+        load_recipe("qwen2.5-1.5b-medical", {**in_compute(instance="ml.g4dn.xlarge"), **given})
+    load_recipe("qwen2.5-1.5b-medical", in_compute(instance="ml.p3.2xlarge"))
+    own = {"image.uri": "000000000000.dkr.ecr.eu-west-1.amazonaws.com/mine:1"}
+    load_recipe("qwen2.5-1.5b-medical", {**in_compute(instance="ml.p3.2xlarge"), **own})
 
 
 def test_every_type_of_aws_with_an_nvidia_gpu_passes_and_28_days_do() -> None:

@@ -9,11 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from container_src.sft.architectures import KNOWN, find_architecture
 from container_src.sft.config import TrainConfig
-from container_src.sft.memory_plan import Setting
+from container_src.sft.memory_plan import Load, Setting, Shape, estimate_bytes, iter_settings
+from launcher.estimates import fast_model
 from launcher.estimates.fast_model import (
     TERABYTES_PER_S,
     Chosen,
@@ -62,8 +64,8 @@ def bench() -> dict[str, Measured]:
         steps = [lengths[start : start + 8] for start in range(0, len(lengths), 8)]
         found[command] = Measured(
             config,
-            Step(sum(lengths) / len(steps), sum(lengths) / len(lengths)),
-            Step(max(map(sum, steps)), max(lengths)),
+            Step(sum(lengths) / len(steps), 8, sum(lengths) / len(lengths)),
+            Step(max(map(sum, steps)), 8, max(lengths)),
             float(milliseconds.replace(",", "")) / 1e3,
             float(peak),
             float(cap[1]) if cap else usable_gib(H200),
@@ -88,8 +90,8 @@ def jobs() -> dict[str, Measured]:
             continue
         in_step = float(tokens.replace(",", "")) / float(per_second)
         rows = config.effective_batch_size
-        full = Step(rows * config.max_length, config.max_length)
-        average = Step(in_step, in_step / rows)
+        full = Step(rows * config.max_length, rows, config.max_length)
+        average = Step(in_step, rows, in_step / rows)
         found[name] = Measured(config, average, full, 1 / float(per_second), float(peak), usable_gib(H200))
     return found
 
@@ -116,7 +118,7 @@ def seconds_of(row: Measured, gpu: str = "H200") -> float:
 def memory_of(row: Measured) -> Memory:
     shape = find_shape(row.config, None)
     plain = estimate_memory(shape, row.config, Lengths(row.config.max_length, row.config.max_length))
-    return estimate_fast_memory(shape, row.config, choose(row), choose(row), None, plain)
+    return estimate_fast_memory(shape, row.config, choose(row), choose(row), None, plain, row.usable)
 
 
 def test_the_tables_are_there() -> None:
@@ -125,12 +127,33 @@ def test_the_tables_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_a_measured_step_s_time_is_met_within_ten_percent(name: str) -> None:
+def test_the_fit_meets_each_step_that_it_was_made_from_within_ten_percent(name: str) -> None:
+    """Of time. What the model says of a step that it has not seen is the next test's."""
     assert seconds_of(TABLE[name]) == pytest.approx(TABLE[name].seconds, rel=0.1)
+
+
+@pytest.mark.parametrize("unseen", MODELS.values())
+def test_a_model_left_out_of_the_fit_is_met_within_thirteen_percent(
+    monkeypatch: pytest.MonkeyPatch, unseen: str
+) -> None:
+    """The two coefficients that all rows share; what one row alone tells of 4-bit unpacking and 8 bits stays."""
+    rows = list(TABLE.values())
+    parts = []
+    for traffic, layer_s in ((0, 0), (1, 0), (0, 1)):
+        monkeypatch.setattr(fast_model, "TRAFFIC", traffic)
+        monkeypatch.setattr(fast_model, "LAYER_S", layer_s)
+        parts.append(np.array([seconds_of(row) / row.seconds for row in rows]))
+    rest, per_traffic, per_layer = parts[0], parts[1] - parts[0], parts[2] - parts[0]
+    known = np.array([row.config.model_name_or_path != unseen for row in rows])
+    weights = np.column_stack([per_traffic, per_layer])
+    fitted, *_ = np.linalg.lstsq(weights[known], (1 - rest)[known], rcond=None)
+    assert 2 <= sum(~known) <= 5
+    assert (rest + weights @ fitted)[~known] == pytest.approx(1, abs=0.13)
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_a_measured_peak_is_met_within_ten_percent(name: str) -> None:
+    """The container's estimate is arithmetic, with something to spare; but it was made knowing these figures."""
     row, memory = TABLE[name], memory_of(TABLE[name])
     assert memory.peak == pytest.approx(row.peak_gib, rel=0.1)
     assert memory.low < row.peak_gib < memory.high
@@ -139,7 +162,7 @@ def test_a_measured_peak_is_met_within_ten_percent(name: str) -> None:
 def test_the_way_is_the_one_that_the_container_took() -> None:
     held = "--model llama2-7b --ways ours --rows long --cap-gib 24"
     ways = {name: choose(row).setting for name, row in TABLE.items()}
-    assert ways.pop(held) == Setting(4112, resident=False, checkpointing=False)
+    assert ways.pop(held) == Setting(4096, resident=False, checkpointing=False)
     assert all(way and way.resident and not way.checkpointing for way in ways.values())
 
 
@@ -179,7 +202,7 @@ def test_what_the_fast_step_can_run_is_not_refused() -> None:
             model_name_or_path=model, max_length=length, per_device_train_batch_size=rows, load_in_4bit=in_4bit
         )
         found = estimate_steps(config, architecture(config), Rows(64, length, length), None, INSTANCES[instance], 1)
-        full = Step(config.effective_batch_size * length, length)
+        full = Step(config.effective_batch_size * length, config.effective_batch_size, length)
         if choose_setting(find_shape(config, None), config, full, usable_gib(INSTANCES[instance])):
             fast += 1
             assert found.way.startswith("fast: ")
@@ -228,6 +251,26 @@ def test_padding_is_for_the_plain_path_alone() -> None:
         assert (padded.low > packed.low) == (way == "off")
 
 
+@pytest.mark.parametrize(
+    ("instance", "settings", "words"),
+    [
+        ("ml.p5.48xlarge", {}, "; one ml.p5.4xlarge, with a single H100, takes the fast step"),
+        ("ml.g5.12xlarge", {}, "; one ml.g5.xlarge, with a single A10G, takes the fast step"),
+        ("ml.g5.2xlarge", {}, "; one ml.g5.xlarge, with a single A10G, takes the fast step"),
+        ("ml.p5en.48xlarge", {}, ""),  # no type has one of them
+        ("ml.p4de.24xlarge", {}, ""),
+        ("ml.g4dn.12xlarge", {}, ""),  # float16, on one of them too
+        ("ml.g5.12xlarge", {"max_length": 131_072}, ""),  # no packed row fits
+    ],
+)
+def test_where_several_gpus_alone_make_the_path_plain_a_type_with_one_is_named(
+    instance: str, settings: dict[str, Any], words: str
+) -> None:
+    rows = Rows(500, 300, 700)
+    found = steps_on(instance, rows, processes=4, model_name_or_path="Qwen/Qwen2.5-7B", **settings)
+    assert found.way == f"plain, since several processes share a step{words}"
+
+
 def test_an_unknown_gpu_has_a_way_and_its_memory_but_no_time() -> None:
     config = TrainConfig()
     found = estimate_steps(config, architecture(config), Rows(500, 100, 200), None, None, 1)
@@ -242,3 +285,16 @@ def test_rows_too_long_for_a_packed_row_may_take_the_plain_path() -> None:
     assert found.duration and found.duration.low < found.duration.high
     assert found.memory.least < 22
     assert steps_on("ml.g5.xlarge", Rows(500, 131_072, 131_072), **long).way == "plain, since no packed row fits"
+
+
+def test_every_way_to_run_a_step_packs_whole_tiles() -> None:
+    """Buckets are whole tiles: a limit that is none would be exceeded by the rows that are packed up to it."""
+    ways = list(iter_settings(Load(tokens=8 * 2048 + 70, rows=8, longest=2048)))
+    assert {way.tokens for way in ways} == {16_576, 8256, 4096, 2048}
+
+
+def test_many_short_rows_take_more_than_a_few_long_ones_of_as_many_tokens() -> None:
+    """Flash attention sums dq in float32 over 128 tokens more than each example has: 0.5 GiB of 256 rows of a 7B."""
+    shape = Shape(32, 4096, 11008, heads=32, kv_heads=32, head=128, vocabulary=32_000, rank=16)
+    few, many = (estimate_bytes(Setting(16_448, True, False), shape, Load(16_384, rows, 2048)) for rows in (8, 8 + 256))
+    assert many - few == pytest.approx(1.03 * 256 * 128 * 32 * 128 * 4, rel=0.001)
