@@ -1,11 +1,13 @@
 """Attention inside the examples of a packed row, forwards and backwards.
 
-On a GPU PyTorch's own flash attention, which takes packed rows in every image we know; where it refuses, there is no
-fast step. On a CPU a block mask.
+`heads` are [tokens, heads, size], and `sizes` how many of them are queries, keys and values. On a GPU PyTorch's own
+flash attention, which takes packed rows in every image we know; where it refuses, there is no fast step. Long examples
+of about one length go another way on newer GPUs (slots.py). On a CPU a block mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch  # noqa: TID253
@@ -24,13 +26,15 @@ class FlashAttention:
     def prepare(self, ends: Any, tokens: int) -> Any:
         return ends
 
-    def forward(self, q: Any, k: Any, v: Any, ends: Any) -> tuple[Any, Any]:
+    def forward(self, heads: Any, sizes: Sequence[int], ends: Any) -> tuple[Any, Any]:
+        q, k, v = heads.split(list(sizes), dim=1)
         out, *saved = torch.ops.aten._flash_attention_forward(
             q, k, v, ends, ends, self._longest, self._longest, 0.0, True, False, scale=self._scale
         )
         return out, saved[:3]
 
-    def backward(self, grad: Any, q: Any, k: Any, v: Any, out: Any, saved: Any, ends: Any) -> Any:
+    def backward(self, grad: Any, heads: Any, sizes: Sequence[int], out: Any, saved: Any, ends: Any) -> Any:
+        q, k, v = heads.split(list(sizes), dim=1)
         sums, random, unused = saved
         return torch.ops.aten._flash_attention_backward(
             grad, q, k, v, out, sums, ends, ends, self._longest, self._longest, 0.0, True, random, unused,
@@ -51,11 +55,11 @@ class BlockAttention:
         example = torch.bucketize(places, ends[1:].contiguous(), right=True)
         return (example[:, None] == example[None, :]) & (places[:, None] >= places[None, :])
 
-    def forward(self, q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any]:
-        return self._attend(q, k, v, mask).contiguous(), None
+    def forward(self, heads: Any, sizes: Sequence[int], mask: Any) -> tuple[Any, Any]:
+        return self._attend(*heads.split(list(sizes), dim=1), mask).contiguous(), None
 
-    def backward(self, grad: Any, q: Any, k: Any, v: Any, out: Any, saved: Any, mask: Any) -> Any:
-        inputs = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+    def backward(self, grad: Any, heads: Any, sizes: Sequence[int], out: Any, saved: Any, mask: Any) -> Any:
+        inputs = [tensor.detach().requires_grad_() for tensor in heads.split(list(sizes), dim=1)]
         with torch.enable_grad():
             again = self._attend(*inputs, mask)
         return torch.autograd.grad(again, inputs, grad)

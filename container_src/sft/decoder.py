@@ -89,6 +89,7 @@ class Decoder:
         self.heads = settings.num_attention_heads
         self.kv_heads = settings.num_key_value_heads
         self.head = getattr(core.layers[0].self_attn, "head_dim", settings.hidden_size // self.heads)
+        self._kinds = (self.heads, self.kv_heads, self.kv_heads)
         self._embedding = core.embed_tokens.weight.detach()
         self._head_weight = base.lm_head.weight.detach().to(dtype)
         self._gemma = settings.model_type == "gemma"
@@ -169,19 +170,15 @@ class Decoder:
         weight = self.weights.of(group).T
         return wide @ weight if group.bias is None else torch.addmm(group.bias, wide, weight)
 
-    def _split_heads(self, qkv: Any) -> Any:
-        heads = qkv.view(len(qkv), -1, self.head)
-        return heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
-
     def _forward(self, layer: Layer, h: Any, added: Any | None, row: Row, mask: Any, drop: Any) -> tuple[Any, Saved]:
         """A layer's own result, to which its `h_mid` is still to be added; so is `added` to the `h` that comes in."""
         ops, groups = self._ops, layer.groups
 
         wide_in, factor_in = self._norm_into(groups["qkv"], h, added, layer.norm_in, drop)
         qkv = self._apply(groups["qkv"], wide_in)
-        turned = qkv.view(len(qkv), -1, self.head)[:, : self.heads + self.kv_heads]
-        ops.rope(turned, self._cos, self._sin, row.positions)
-        out, attended = self.attention.forward(*self._split_heads(qkv), mask)
+        heads = qkv.view(len(qkv), -1, self.head)
+        ops.rope(heads[:, : self.heads + self.kv_heads], self._cos, self._sin, row.positions)
+        out, attended = self.attention.forward(heads, self._kinds, mask)
 
         group = groups["out"]
         wide_out = group.new_input(len(h), self._dtype, self.device)
@@ -227,12 +224,12 @@ class Decoder:
         dx = self._through(both, saved.both, saved.wide_mid, drop)
         dh = ops.rms_norm_backward(dx, saved.h_mid, saved.factor_mid, layer.norm_mid, self._gemma, dh)
 
-        group, heads = groups["out"], (self.heads, self.head)
+        group = groups["out"]
         ops.grad_up(dh, saved.wide_out[:, group.low], group.sizes, group.grad_up)
         dout = self._through(group, dh, saved.wide_out, drop)
-        out = saved.wide_out[:, : group.width].unflatten(1, heads)
-        dout = dout.unflatten(1, heads)
-        dq, dk, dv = self.attention.backward(dout, *self._split_heads(saved.qkv), out, saved.attended, mask)
+        out, dout = (wide.unflatten(1, (self.heads, self.head)) for wide in (saved.wide_out[:, : group.width], dout))
+        heads = saved.qkv.view(len(dh), -1, self.head)
+        dq, dk, dv = self.attention.backward(dout, heads, self._kinds, out, saved.attended, mask)
         dqkv = torch.empty_like(saved.qkv)
         ops.rope_backward(dq, dk, dv, self._cos, self._sin, row.positions, dqkv.view(len(dh), -1, self.head))
         group = groups["qkv"]

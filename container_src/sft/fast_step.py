@@ -16,7 +16,7 @@ from typing import Any
 
 import torch  # noqa: TID253
 
-from . import reference
+from . import reference, slots
 from .attention import BlockAttention, FlashAttention
 from .batches import Padding
 from .data import Encoded
@@ -164,21 +164,36 @@ class FastStep:
     def _begin(self, rows: list[Encoded], ops: Any) -> Decoder:
         """Weights, buckets and graphs for the present setting; the largest bucket first, so that it fits or not now."""
         self.setting = self.setting or self._choose(room=None)
-        shape = shape_of(self._model)
-        scale = shape.head**-0.5
-        attention = FlashAttention(scale, self._longest) if self._cuda else BlockAttention(scale)
+        attention = self._choose_attention(ops)
         decoder = Decoder(self._model, attention, ops, self._dtype, self._longest, self.setting.resident)
         decoder.checkpointing = self.setting.checkpointing
         decoder.begin_step()
         self._decoder = decoder
         self._check(rows[0].input_ids[:CHECKED_TOKENS])
         if self._cuda:
-            parts = [part for step in self._steps for part in split_by_tokens(step, self.setting.tokens)]
-            lengths = [sum(len(row.input_ids) for row in part) for part in parts]
+            lengths = [sum(part) for part in self._parts()]
             self._buckets = choose_buckets(lengths, min(BUCKETS, 1 + len(lengths) // STEPS_PER_BUCKET))
             self._prepare_buckets(decoder)
         say(f"Fast step: {self.setting}, {attention.name} attention.")
         return decoder
+
+    def _parts(self) -> list[list[int]]:
+        """The examples' lengths in every packed row of the job."""
+        parts = (part for step in self._steps for part in split_by_tokens(step, self.setting.tokens))
+        return [[len(row.input_ids) for row in part] for part in parts]
+
+    def _choose_attention(self, ops: Any) -> Any:
+        shape = shape_of(self._model)
+        scale = shape.head**-0.5
+        if not self._cuda:
+            return BlockAttention(scale)
+        parts = self._parts()
+        count = max(map(len, parts))
+        if slots.pays(parts, count, self._longest):
+            kinds = (shape.heads, shape.kv_heads, shape.kv_heads)
+            if cudnn := slots.find_cudnn(scale, kinds, shape.head, self._dtype):
+                return slots.SlotAttention(cudnn, ops, count, self._longest)
+        return FlashAttention(scale, self._longest)
 
     def _prepare_buckets(self, decoder: Decoder) -> None:
         pool = None

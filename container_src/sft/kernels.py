@@ -315,6 +315,25 @@ def place_up(up: Any, sizes: tuple[int, ...], weight: Any, columns: int) -> None
 
 
 @triton.jit
+def _take_rows(source, index, out, width, stride, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.load(index + row).to(tl.int64)
+    for start in range(0, width, BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        inside = columns < width
+        tl.store(
+            out + row * width + columns, tl.load(source + place * stride + columns, inside & (place >= 0), 0.0), inside
+        )
+
+
+def take_rows(source: Any, index: Any) -> Any:
+    width = source.shape[1]
+    out = torch.empty(len(index), width, dtype=source.dtype, device=source.device)
+    _take_rows[(len(index),)](source, index, out, width, source.stride(0), BLOCK=2048, num_warps=4)
+    return out
+
+
+@triton.jit
 def _turn(source, target, cos, sin, COUNT: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr):
     """All heads of one token; HEADS is COUNT made a power of two."""
     heads = tl.arange(0, HEADS)[:, None]

@@ -120,6 +120,11 @@ def place_up(up: Any, sizes: tuple[int, ...], weight: Any, columns: int) -> None
         start += size
 
 
+def take_rows(source: Any, index: Any) -> Any:
+    """The rows at these places; zeros where a place is -1."""
+    return source[index.clamp(min=0).long()] * (index >= 0)[:, None]
+
+
 def _turn(heads: Any, cos: Any, sin: Any) -> Any:
     first, second = heads.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(heads.dtype)

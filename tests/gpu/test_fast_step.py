@@ -25,6 +25,7 @@ from container_src.sft.evaluate import sum_tokens
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
+from container_src.sft import slots  # noqa: E402
 from container_src.sft.fast_step import FastStep, NoFastStep  # noqa: E402
 from container_src.sft.groups import load_weight  # noqa: E402
 from container_src.sft.memory_plan import Setting  # noqa: E402
@@ -150,6 +151,33 @@ def test_gradients_are_within_rounding_of_float32(make_model: Callable[..., Any]
     print(f"\n{family}: plain bfloat16 {rounding:.5f}, ours {errors}")
     assert rounding < 0.2
     assert max(errors.values()) < 1.1 * rounding
+
+
+@pytest.mark.skipif(torch.cuda.get_device_capability() < slots.HOPPER, reason="for GPUs from the H100 on")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_long_rows_of_one_length_take_cudnn_s_attention(
+    make_model: Callable[..., Any], capsys: pytest.CaptureFixture[str], family: str
+) -> None:
+    """With fewer examples in one of the steps, and graphs of more than one length."""
+    model, long = make_model(family), [_row(length) for length in (640, 600, 620, 515)]
+    fast = _fast(model, [long, long[:2]] * 4)
+    found = {}
+    for rows in (long, long[:2]):
+        fast.run(rows, 0)
+        found[len(rows)] = (_gradients(model), _plain_gradients(model, rows, exact=False))
+    assert len(fast._graphs) == 2
+    assert "cuDNN's attention" in capsys.readouterr().out
+    model = _as_float32(model)
+    for rows in (long, long[:2]):
+        ours, plain = found[len(rows)]
+        exact = _plain_gradients(model, rows, exact=True)
+        assert _error(ours, exact) < 1.1 * _error(plain, exact)
+
+
+def _row(length: int) -> Encoded:
+    source = random.Random(length)
+    ids = [source.randrange(5, 2000) for _ in range(length)]
+    return Encoded(ids, ids, False, True)
 
 
 def test_dropout_is_the_step_s_own_and_repeats(make_model: Callable[..., Any]) -> None:

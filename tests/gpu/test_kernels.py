@@ -120,6 +120,12 @@ def test_rope() -> None:
     _check(*both)
 
 
+def test_take_rows() -> None:
+    source, index = _wide(TOKENS, 2100, 20), torch.randint(-1, TOKENS, (3 * TOKENS,), device=DEVICE).int()
+    index[0] = -1
+    assert torch.equal(*(room.take_rows(source, index) for room in (ops, reference)))
+
+
 @pytest.mark.parametrize("kind", reference.ACTIVATIONS)
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_glu(kind: str, share: float) -> None:
