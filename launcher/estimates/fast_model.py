@@ -1,8 +1,8 @@
 """What a fast step takes of a GPU: memory by the container's own plan of it, and time. Stdlib only.
 
-The time's coefficients were fitted to fourteen steps measured on one H200 (the README's tables): each is met within 9%,
-and within 12% by a fit to the other models' steps. Nothing was measured on other GPUs: there, arithmetic and memory
-traffic are scaled by what the GPU reaches of both.
+The time's coefficients were fitted to seven steps measured on one H200 (the README's first table): each is met within
+10%, and within 13% by a fit to the other models' steps. Nothing was measured on other GPUs: there, arithmetic and
+memory traffic are scaled by what the GPU reaches of both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEASURED_GPU = "H200"
 WITHOUT_BFLOAT16 = ("T4", "V100")
 # Of the GPU's memory, from data sheets.
 TERABYTES_PER_S = {"A10G": 0.6, "L4": 0.3, "L40S": 0.86, "A100": 1.55, "H100": 3.35, "H200": 4.8}
-# What fourteen measured peaks add to the base lies 2 to 9% below the container's estimate of it, less OVERHEAD.
+# What thirteen measured peaks add to the base lies 2 to 9% below the container's estimate of it, less OVERHEAD.
 MEMORY_SPREAD = 0.1
 # Around a step on the measured GPU; and on another one (assumed).
 TIME_SPREAD, SCALED_SPREAD = 1.15, 1.5
@@ -48,7 +48,7 @@ READ_BYTES, UNPACKED_BYTES = 2.6, 16.2
 # The same of a base that is in half precision already: a copy (counted, not measured).
 COPIED_BYTES = 4.0
 # What moves for each byte that a layer keeps, and what its kernels take however few the tokens (fitted).
-TRAFFIC, LAYER_S = 20.6, 0.14e-3
+TRAFFIC, LAYER_S = 13.5, 0.2e-3
 # An 8-bit optimizer updates each of the adapters' matrices by a call of its own (fitted).
 MATRIX_S = 0.079e-3
 EIGHT_BIT = ("paged_adamw_8bit", "adamw_8bit")

@@ -122,14 +122,20 @@ def memory_of(row: Measured) -> Memory:
 
 
 def test_the_tables_are_there() -> None:
-    assert len(bench()) == 8
+    assert len(bench()) == 7
     assert sorted(jobs()) == sorted(set(shipped_recipes()) - {"llama2-lora"})
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", bench())
 def test_the_fit_meets_each_step_that_it_was_made_from_within_ten_percent(name: str) -> None:
-    """Of time. What the model says of a step that it has not seen is the next test's."""
+    """Of time. What the model says of a step that it has not seen is the next tests'."""
     assert seconds_of(TABLE[name]) == pytest.approx(TABLE[name].seconds, rel=0.1)
+
+
+@pytest.mark.parametrize("name", jobs())
+def test_the_time_of_the_recipes_is_met_within_twenty_percent(name: str) -> None:
+    """They were not fitted to, and measured with kernels that took up to a tenth longer."""
+    assert seconds_of(TABLE[name]) == pytest.approx(TABLE[name].seconds, rel=0.2)
 
 
 @pytest.mark.parametrize("unseen", MODELS.values())
@@ -137,7 +143,7 @@ def test_a_model_left_out_of_the_fit_is_met_within_thirteen_percent(
     monkeypatch: pytest.MonkeyPatch, unseen: str
 ) -> None:
     """The two coefficients that all rows share; what one row alone tells of 4-bit unpacking and 8 bits stays."""
-    rows = list(TABLE.values())
+    rows = list(bench().values())
     parts = []
     for traffic, layer_s in ((0, 0), (1, 0), (0, 1)):
         monkeypatch.setattr(fast_model, "TRAFFIC", traffic)
@@ -147,7 +153,7 @@ def test_a_model_left_out_of_the_fit_is_met_within_thirteen_percent(
     known = np.array([row.config.model_name_or_path != unseen for row in rows])
     weights = np.column_stack([per_traffic, per_layer])
     fitted, *_ = np.linalg.lstsq(weights[known], (1 - rest)[known], rcond=None)
-    assert 2 <= sum(~known) <= 5
+    assert 1 <= sum(~known) <= 3
     assert (rest + weights @ fitted)[~known] == pytest.approx(1, abs=0.13)
 
 
@@ -160,7 +166,7 @@ def test_a_measured_peak_is_met_within_ten_percent(name: str) -> None:
 
 
 def test_the_way_is_the_one_that_the_container_took() -> None:
-    held = "--model llama2-7b --ways ours --rows long --cap-gib 24"
+    held = "--steps 20 --model llama2-7b --ways ours --rows long --cap-gib 24"
     ways = {name: choose(row).setting for name, row in TABLE.items()}
     assert ways.pop(held) == Setting(4096, resident=False, checkpointing=False)
     assert all(way and way.resident and not way.checkpointing for way in ways.values())
@@ -230,7 +236,7 @@ def test_what_fits_nowhere_on_a_gpu_is_known_before_it_is_billed() -> None:
 
 def test_a_slower_gpu_takes_longer_and_the_fast_step_is_the_faster_one() -> None:
     rows = Rows(500, 241, 241)
-    by_gpu = {gpu: seconds_of(TABLE["--ways ours trl"], gpu) for gpu in TERABYTES_PER_S}
+    by_gpu = {gpu: seconds_of(TABLE["--steps 40 --ways ours trl"], gpu) for gpu in TERABYTES_PER_S}
     assert sorted(by_gpu, key=lambda gpu: by_gpu[gpu]) == ["H200", "H100", "A100", "L40S", "A10G", "L4"]
     fast, plain = (steps_on("ml.g5.xlarge", rows, fast_step=way) for way in ("auto", "off"))
     assert fast.duration and plain.duration
