@@ -1,8 +1,8 @@
 """Attention of a packed row's examples by cuDNN, which wants them equally long: each gets a slot, padded on its right.
 
 Padding on the right changes nothing: no token sees those after it, and what comes back to padding is zero. On GPUs from
-the H100 on cuDNN takes about half of the time of PyTorch's flash attention, so this pays where examples are long and of
-about one length, as those are that were cut off.
+the H100 on cuDNN takes, copying included, two thirds of the time of PyTorch's flash attention, so this pays where
+examples are long and of about one length, as those are that were cut off.
 """
 
 from __future__ import annotations
