@@ -36,7 +36,7 @@ def check_image(compute: Compute, image: images.Image | None) -> None:
         if image and known and known.gpu in image.without:
             raise RecipeError(
                 f"The image {image.version} cannot run on {name}: its CUDA has no kernels for the {known.gpu}.",
-                hint=f'Use image.version = "{images.DEFAULT_VERSION}", or a type such as ml.g5.xlarge.',
+                hint=f'Use a type such as ml.g5.xlarge, or image.version = "{images.OLDEST_CUDA}".',
             )
 
 

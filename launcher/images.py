@@ -107,6 +107,7 @@ IMAGES = (
     ),
 )
 DEFAULT_VERSION = IMAGES[0].version
+OLDEST_CUDA = "2.5.1"  # CUDA 12.4, which surely has kernels for old GPUs
 
 
 def image_named(version: str) -> Image:

@@ -14,12 +14,11 @@ import torch  # noqa: TID253
 
 from .fast_conditions import find_reason_in_adapters
 from .groups import Adapters, Group, Weights, dropout_of, find_groups, find_missing, is_adapted
+from .memory_plan import LOGITS_AT_ONCE
 from .packing import Row
 
 ACTIVATIONS = {"SiLU": "silu", "SiLUActivation": "silu", "PytorchGELUTanh": "gelu_tanh", "GELUTanh": "gelu_tanh",
                "GELUActivation": "gelu"}  # fmt: skip
-# logits of so many tokens are held at a time
-LOGITS_AT_ONCE = 1024
 
 
 def find_obstacle(model: Any) -> str:

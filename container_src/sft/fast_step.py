@@ -173,7 +173,7 @@ class FastStep:
         if self._cuda:
             lengths = [sum(part) for part in self._parts()]
             self._buckets = choose_buckets(lengths, min(BUCKETS, 1 + len(lengths) // STEPS_PER_BUCKET))
-            self._prepare_buckets(decoder)
+            self._prepare_buckets(decoder, ops)
         say(f"Fast step: {self.setting}, {attention.name} attention.")
         return decoder
 
@@ -190,22 +190,26 @@ class FastStep:
         parts = self._parts()
         count = max(map(len, parts))
         if slots.pays(parts, count, self._longest):
+            attention = slots.SlotAttention(slots.Cudnn(scale), ops, count, self._longest)
             kinds = (shape.heads, shape.kv_heads, shape.kv_heads)
-            if cudnn := slots.find_cudnn(scale, kinds, shape.head, self._dtype):
-                return slots.SlotAttention(cudnn, ops, count, self._longest)
+            if slots.can_run(attention, scale, kinds, shape.head, self._dtype):
+                return attention
         return FlashAttention(scale, self._longest)
 
-    def _prepare_buckets(self, decoder: Decoder) -> None:
-        pool = None
-        for number, bucket in enumerate(self._buckets):
+    def _prepare_buckets(self, decoder: Decoder, ops: Any) -> None:
+        pool, tried = None, set[int]()
+        for bucket in self._buckets:
             layout = self._layout_of(bucket)
             place = torch.tensor(pack([], layout, self._longest, 1, 0), device=decoder.device)
             row = layout.split(place)
-            if number == 0:
-                decoder.run(row)  # compiles the kernels, and finds out whether the largest fits
+            first = ops.tile_rows(bucket) not in tried
+            if first:
+                # compiles and loads the kernels, as a capture may not, and finds out whether the largest fits
+                decoder.run(row)
+                tried.add(ops.tile_rows(bucket))
             if not self.setting.graph:
                 return
-            if number == 0:
+            if first:
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()  # a graph's memory is its own
             graph = torch.cuda.CUDAGraph()

@@ -41,8 +41,8 @@ class Group:
 
     @property
     def columns(self) -> int:
-        """Width of the widened input: a multiple of 8, as the matrix units' loads want it."""
-        return self.width + -(-self.rank * len(self.modules) // 8) * 8
+        """Width of the widened input: by a multiple of 16 more, or the kernels load a number at a time."""
+        return self.width + -(-self.rank * len(self.modules) // 16) * 16
 
     @property
     def low(self) -> slice:

@@ -50,6 +50,7 @@ def _next_member(words):
 
 @triton.jit
 def _keeps(words, THRESHOLD: tl.constexpr):
+    # without dropout the threshold is the lowest word, and nobody asks
     return words.to(tl.int32, bitcast=True) >= THRESHOLD
 
 
@@ -176,10 +177,14 @@ def drop_down(
 
 
 def down_tile(tokens: int, ranks: int) -> tuple[int, int]:
-    """Rows and columns of one pass: taller where that leaves work for every part of a GPU, and never more columns than
-    an A10G's shared memory holds three passes of."""
-    rows, columns = (32, 128) if tokens >= MANY_TOKENS else (16, 256)
-    return rows, max(32, min(columns, 16384 // triton.next_power_of_2(ranks)))
+    """Rows and columns of one pass: never more columns than an A10G's shared memory holds three passes of."""
+    rows = tile_rows(tokens)
+    return rows, max(32, min(4096 // rows, 16384 // triton.next_power_of_2(ranks)))
+
+
+def tile_rows(tokens: int) -> int:
+    """Taller tiles where they leave work for every part of a GPU."""
+    return 32 if tokens >= MANY_TOKENS else 16
 
 
 @triton.jit

@@ -111,7 +111,8 @@ def saved_bytes(shape: Shape, tokens: int) -> int:
 def _transient_bytes(shape: Shape, tokens: int, examples: int) -> int:
     """The larger of the logits in work and one layer's own gradients."""
     logits = 2 * shape.vocabulary * min(tokens, LOGITS_AT_ONCE) + 2 * tokens * 2 * shape.hidden
-    # the gated product's gradient; then attention's, which it sums in float32 for every query head
+    # the gated product's gradient; then attention's, which it sums in float32 for every query head (in slots, of up
+    # to half as many tokens again where they pay, with copies in place of the examples' tiles)
     wide = 2 * tokens * (shape.intermediate + 2 * shape.hidden)
     summed = 4 * shape.queries * (tokens + SUMMED_BESIDE * examples)
     attention = summed + 2 * tokens * (4 * shape.queries + shape.qkv + 2 * shape.hidden)

@@ -1,6 +1,6 @@
 """The fused operations in plain PyTorch: what a CPU runs, and what the kernels are held against.
 
-Every function has a twin of the same name and signature in kernels.py. `dropout` is (seed, share): masks are computed
+Every function has a twin of the same name and signature in ops.py. `dropout` is (seed, share): masks are computed
 from the step's seed, the site (which adapters) and the element's place, so they need no memory, are the same when an
 activation is recomputed or a step repeated, and follow from the recipe's seed alone.
 """

@@ -37,7 +37,7 @@ TERABYTES_PER_S = {"A10G": 0.6, "L4": 0.3, "L40S": 0.86, "A100": 1.55, "H100": 3
 # What thirteen measured peaks add to the base lies 2 to 9% below the container's estimate of it, less OVERHEAD.
 MEMORY_SPREAD = 0.1
 # Around a step on the measured GPU; and on another one (assumed).
-TIME_SPREAD, SCALED_SPREAD = 1.15, 1.5
+TIME_SPREAD, SCALED_SPREAD = 1.25, 1.5
 # Rows packed end to end are filled up to one of a few lengths, by 0 to 8% (counted).
 FILLED = 1.05
 # Matrix products reach 87% of the reachable rate, attention's 59% (assumed).

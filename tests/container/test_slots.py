@@ -10,7 +10,7 @@ import torch
 
 from container_src.sft import reference
 from container_src.sft.attention import BlockAttention
-from container_src.sft.slots import SlotAttention, pays
+from container_src.sft.slots import SlotAttention, find_difference, pays
 
 
 class _Dense:
@@ -43,6 +43,33 @@ def test_slots_are_the_block_mask_s_attention(examples: list[int]) -> None:
         found.append([out[:real], *attention.backward(grad, heads, kinds, out, saved, mask)])
     for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+class _Wrong(_Dense):
+    """One gradient off by a factor, which may be no number."""
+
+    def __init__(self, which: int, factor: float) -> None:
+        self.which, self.factor = which, factor
+
+    def backward(self, *args: Any) -> Any:
+        grads = list(super().backward(*args))
+        grads[self.which] = grads[self.which] * self.factor
+        return grads
+
+
+@pytest.mark.parametrize(
+    ("attend", "words"),
+    [
+        (_Dense(), ""),
+        (_Wrong(0, float("nan")), "its dq is nan apart"),
+        (_Wrong(1, float("nan")), "its dk is nan apart"),
+        (_Wrong(2, 1.1), "its dv is 0.100 apart"),
+    ],
+)
+def test_attention_that_differs_is_not_taken(attend: Any, words: str) -> None:
+    slots = SlotAttention(attend, reference, 3, 16)
+    found = find_difference(slots, BlockAttention(8**-0.5), (4, 2, 2), 8, torch.float32, "cpu")
+    assert words in found and bool(found) == bool(words)
 
 
 def test_slots_pay_where_examples_are_long_and_of_about_one_length() -> None:

@@ -28,6 +28,7 @@ if not torch.cuda.is_available():
 from container_src.sft import slots  # noqa: E402
 from container_src.sft.fast_step import FastStep, NoFastStep  # noqa: E402
 from container_src.sft.groups import load_weight  # noqa: E402
+from container_src.sft.kernels import MANY_TOKENS  # noqa: E402
 from container_src.sft.memory_plan import Setting  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
@@ -159,7 +160,7 @@ def test_long_rows_of_one_length_take_cudnn_s_attention(
     make_model: Callable[..., Any], capsys: pytest.CaptureFixture[str], family: str
 ) -> None:
     """With fewer examples in one of the steps, and graphs of more than one length."""
-    model, long = make_model(family), [_row(length) for length in (640, 600, 620, 515)]
+    model, long = make_model(family), [_row(length) for length in (704, 600, 620, 515)]
     fast = _fast(model, [long, long[:2]] * 4)
     found = {}
     for rows in (long, long[:2]):
@@ -172,6 +173,18 @@ def test_long_rows_of_one_length_take_cudnn_s_attention(
         ours, plain = found[len(rows)]
         exact = _plain_gradients(model, rows, exact=True)
         assert _error(ours, exact) < 1.1 * _error(plain, exact)
+
+
+def test_packed_rows_long_and_short_are_captured(
+    make_model: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They take other kernels, and none of them is loaded within a capture."""
+    model, long = make_model("llama", dropout=0.1), [_row(length) for length in range(300, 700, 12)]
+    fast = _fast(model, [long, long[:4]] * 8, dataclasses.replace(WHOLE, tokens=32_768))
+    for number, rows in enumerate((long, long[:4])):
+        fast.run(rows, number)
+    assert len(fast._graphs) == 2 and sum(len(row.input_ids) for row in long) > 2 * MANY_TOKENS
+    assert "could not be captured" not in capsys.readouterr().out
 
 
 def _row(length: int) -> Encoded:
