@@ -164,14 +164,15 @@ class FastStep:
     def _begin(self, rows: list[Encoded], ops: Any) -> Decoder:
         """Weights, buckets and graphs for the present setting; the largest bucket first, so that it fits or not now."""
         self.setting = self.setting or self._choose(room=None)
-        attention = self._choose_attention(ops)
+        parts = self._parts()
+        attention = self._choose_attention(parts, ops)
         decoder = Decoder(self._model, attention, ops, self._dtype, self._longest, self.setting.resident)
         decoder.checkpointing = self.setting.checkpointing
         decoder.begin_step()
         self._decoder = decoder
         self._check(rows[0].input_ids[:CHECKED_TOKENS])
         if self._cuda:
-            lengths = [sum(part) for part in self._parts()]
+            lengths = [sum(part) for part in parts]
             self._buckets = choose_buckets(lengths, min(BUCKETS, 1 + len(lengths) // STEPS_PER_BUCKET))
             self._prepare_buckets(decoder, ops)
         say(f"Fast step: {self.setting}, {attention.name} attention.")
@@ -182,12 +183,11 @@ class FastStep:
         parts = (part for step in self._steps for part in split_by_tokens(step, self.setting.tokens))
         return [[len(row.input_ids) for row in part] for part in parts]
 
-    def _choose_attention(self, ops: Any) -> Any:
+    def _choose_attention(self, parts: list[list[int]], ops: Any) -> Any:
         shape = shape_of(self._model)
         scale = shape.head**-0.5
         if not self._cuda:
             return BlockAttention(scale)
-        parts = self._parts()
         count = max(map(len, parts))
         if slots.pays(parts, count, self._longest):
             attention = slots.SlotAttention(slots.Cudnn(scale), ops, count, self._longest)
@@ -202,11 +202,11 @@ class FastStep:
             layout = self._layout_of(bucket)
             place = torch.tensor(pack([], layout, self._longest, 1, 0), device=decoder.device)
             row = layout.split(place)
-            first = ops.tile_rows(bucket) not in tried
-            if first:
+            tile = ops.tile_rows(bucket)
+            if first := tile not in tried:
                 # compiles and loads the kernels, as a capture may not, and finds out whether the largest fits
                 decoder.run(row)
-                tried.add(ops.tile_rows(bucket))
+                tried.add(tile)
             if not self.setting.graph:
                 return
             if first:
