@@ -85,6 +85,8 @@ class Decoder:
         self.attention = attention
         self.device = core.embed_tokens.weight.device
         self.checkpointing = False
+        # what gradients are multiplied by, so that float16 does not lose the small ones
+        self.grad_scale = torch.ones(1, dtype=torch.float32, device=self.device)
         self.heads = settings.num_attention_heads
         self.kv_heads = settings.num_key_value_heads
         self.head = getattr(core.layers[0].self_attn, "head_dim", settings.hidden_size // self.heads)
@@ -148,10 +150,11 @@ class Decoder:
         """The loss, in pieces so that few logits exist at a time; their gradient takes their place."""
         dnormed = torch.empty_like(normed)
         sums = torch.zeros(2, dtype=torch.float32, device=self.device)
+        weight = self.grad_scale / row.trained
         for start in range(0, len(normed), LOGITS_AT_ONCE):
             piece = slice(start, start + LOGITS_AT_ONCE)
             logits = normed[piece] @ self._head_weight.T
-            losses, rights = self._ops.cross_entropy(logits, row.targets[piece], row.trained)
+            losses, rights = self._ops.cross_entropy(logits, row.targets[piece], weight)
             sums += torch.stack([losses.sum(), rights.sum()])
             torch.mm(logits, self._head_weight, out=dnormed[piece])
             del logits

@@ -15,6 +15,7 @@ FAMILIES = ("qwen2", "llama", "gemma")
 ROTARY = ("default", "linear", "llama3")
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_pytorch_tanh")
 MAX_RANK = 128
+HALVES = ("bfloat16", "float16")
 # what attention takes of the powers of two that the kernels want
 HEADS = (16, 32, 64, 128, 256)
 # columns of a kernel's narrowest block
@@ -30,7 +31,9 @@ def choose_arithmetic(compute_dtype: str, has_bfloat16: bool) -> str:
     return half if compute_dtype in ("auto", "bfloat16") else compute_dtype
 
 
-def find_reason(config: TrainConfig, model: Ask, arithmetic: str, processes: int, has_gpu: bool) -> str:
+def find_reason(
+    config: TrainConfig, model: Ask, arithmetic: str, processes: int, has_gpu: bool, has_bfloat16: bool = True
+) -> str:
     """Why a job's steps must take the plain path, or ""."""
     if config.fast_step == "off":
         return "the recipe says fast_step = off"
@@ -38,7 +41,9 @@ def find_reason(config: TrainConfig, model: Ask, arithmetic: str, processes: int
         return "several processes share a step"
     if not has_gpu and config.fast_step != "on":
         return "there is no GPU"
-    if has_gpu and arithmetic != "bfloat16":
+    if has_gpu and not has_bfloat16:  # float16 would do, but flash attention wants a GPU from Ampere on, too
+        return "the GPU is older than Ampere"
+    if has_gpu and arithmetic not in HALVES:
         return f"the arithmetic is {arithmetic}"
     if config.lora_bias != "none":
         return "biases are trained"

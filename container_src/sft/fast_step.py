@@ -33,7 +33,7 @@ BUCKETS = 8
 STEPS_PER_BUCKET = 8
 # a new attempt must be estimated at no more than this share of what did not fit
 STEP_DOWN = 0.85
-# bfloat16 rounds to three digits; a wrong formula is off by far more
+# bfloat16 rounds to three digits, float16 to four; a wrong formula is off by far more
 AGREEMENT = 0.02
 # few, since the plain path's logits are large
 CHECKED_TOKENS = 128
@@ -62,7 +62,8 @@ def find_reason_against(model: Any, config: Any, dtype: Any, processes: int) -> 
     """Why a job's steps must take the plain path, or ""."""
     has_gpu = torch.cuda.is_available()
     ask = functools.partial(getattr, model.get_base_model().config)
-    if reason := find_reason(config, ask, str(dtype).removeprefix("torch."), processes, has_gpu):
+    ampere = has_gpu and torch.cuda.get_device_capability()[0] >= 8
+    if reason := find_reason(config, ask, str(dtype).removeprefix("torch."), processes, has_gpu, ampere):
         return reason
     if has_gpu:
         try:
@@ -102,11 +103,14 @@ class FastStep:
             raise NoFastStep("no way to pack a step fits the memory that is left")
         return dataclasses.replace(setting, graph=not self._graphless)
 
-    def run(self, rows: list[Encoded], number: int) -> Any:
-        """Leaves a step's gradients in the parameters; returns its summed loss and how many tokens were right."""
+    def run(self, rows: list[Encoded], number: int, scale: Any = None) -> Any:
+        """Leaves a step's gradients in the parameters; returns its summed loss and how many tokens were right.
+
+        The gradients come times `scale`, a tensor of one number, the loss does not.
+        """
         while True:
             try:
-                return self._run(rows, number)
+                return self._run(rows, number, scale)
             except RuntimeError as error:
                 captures = self._is_failed_capture(error)
                 full = is_out_of_memory(error) or (captures and is_out_of_memory(error.__context__))
@@ -118,12 +122,14 @@ class FastStep:
                     self._graphless = True
             self._step_down(problem)
 
-    def _run(self, rows: list[Encoded], number: int) -> Any:
+    def _run(self, rows: list[Encoded], number: int, scale: Any) -> Any:
         decoder = self._decoder or self._begin_or_refuse(rows)
         setting: Setting = self.setting
         trained = sum(row.trained for row in rows)
         sums = torch.zeros(2, device=decoder.device)
         decoder.begin_step()
+        if scale is not None:
+            decoder.grad_scale.copy_(scale)
         for part, group in enumerate(split_by_tokens(rows, setting.tokens)):
             layout = self._layout_for(group)
             numbers = pack(group, layout, self._longest, trained, _step_seed(self._seed, number, part))
@@ -232,7 +238,7 @@ class FastStep:
         numbers = torch.tensor(pack(rows, layout, self._longest, 1, 0)).to(decoder.device)
         ours = decoder.run(layout.split(numbers), with_gradients=False)[0].item()
         batch = {name: tensor.to(decoder.device) for name, tensor in Padding(0, 0).batch(rows).items()}
-        arithmetic = torch.autocast(decoder.device.type, torch.bfloat16, enabled=self._cuda)
+        arithmetic = torch.autocast(decoder.device.type, self._dtype, enabled=self._cuda)
         with resting(self._model), torch.no_grad(), arithmetic:
             theirs = sum_tokens(self._model, batch)[0].item()
         if not abs(ours - theirs) <= AGREEMENT * max(abs(theirs), 1e-3):

@@ -171,8 +171,8 @@ def glu_backward(
     grad_up(both, z, (gate.shape[1], up.shape[1]), up_grad)
 
 
-def cross_entropy(logits: Any, targets: Any, trained: Any) -> tuple[Any, Any]:
-    """Each row's loss and whether it was predicted right; `logits` becomes the gradient of their sum / trained."""
+def cross_entropy(logits: Any, targets: Any, weight: Any) -> tuple[Any, Any]:
+    """Each row's loss and whether it was predicted right; `logits` becomes the gradient of their sum * weight."""
     counts = targets >= 0
     wanted = targets.clamp(min=0)
     logs = torch.log_softmax(logits.float(), dim=-1)
@@ -180,5 +180,5 @@ def cross_entropy(logits: Any, targets: Any, trained: Any) -> tuple[Any, Any]:
     rights = (logits.argmax(-1) == targets) & counts
     grads = logs.exp()
     grads.scatter_add_(1, wanted[:, None], torch.full_like(grads[:, :1], -1.0))
-    logits.copy_((grads * (counts / trained)[:, None]).to(logits.dtype))
+    logits.copy_((grads * (counts * weight)[:, None]).to(logits.dtype))
     return losses, rights.float()

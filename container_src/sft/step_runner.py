@@ -30,7 +30,7 @@ class StepRunner:
         """The step's loss (this process's share of it, scaled) and how many tokens were predicted right."""
         if self._fast is not None:
             try:
-                loss, rights = self._fast.run(step["encoded"], number)
+                loss, rights = self._fast.run(step["encoded"], number, self._scale())
                 return loss / step["trained"], rights
             except NoFastStep as why:
                 warn(f"No fast step: {why}. Training goes on by the plain path, from the same state.")
@@ -39,6 +39,11 @@ class StepRunner:
         if not step["batches"]:
             step = {**step, "batches": self._dataset.pad(step["encoded"])}
         return self._run_plainly(model, self._trainer._prepare_inputs({**step, "encoded": ()}))
+
+    def _scale(self) -> Any:
+        """What Trainer will divide the gradients by: in float16 small ones would be lost otherwise."""
+        scaler = self._trainer.accelerator.scaler
+        return None if scaler is None else scaler.scale(torch.ones(1, device=self._trainer.accelerator.device))
 
     def give_way(self) -> bool:
         """Free what the fast step holds, for an evaluation that needs the room; the next step takes it again."""

@@ -126,7 +126,7 @@ def glu_backward(
 
 
 @triton.jit
-def _cross_entropy(logits, targets, trained, losses, rights, width, BLOCK: tl.constexpr):
+def _cross_entropy(logits, targets, weight, losses, rights, width, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     target = tl.load(targets + row)
     line = logits + row * width
@@ -155,16 +155,16 @@ def _cross_entropy(logits, targets, trained, losses, rights, width, BLOCK: tl.co
         tl.debug_barrier()  # every thread has the target's logit before it is written over
         tl.store(losses + row, top + tl.log(total) - wanted)
         tl.store(rights + row, (target == first).to(tl.float32))
-        weight = 1.0 / tl.load(trained).to(tl.float32)
+        factor = tl.load(weight)
         for start in range(0, width, BLOCK):
             columns = start + places
             values = tl.load(line + columns, columns < width, float("-inf")).to(tl.float32)
             grads = tl.exp(values - top) / total - tl.where(columns == target, 1.0, 0.0)
-            tl.store(line + columns, grads * weight, columns < width)
+            tl.store(line + columns, grads * factor, columns < width)
 
 
-def cross_entropy(logits: Any, targets: Any, trained: Any) -> tuple[Any, Any]:
+def cross_entropy(logits: Any, targets: Any, weight: Any) -> tuple[Any, Any]:
     rows, width = logits.shape
     losses, rights = torch.empty(2, rows, dtype=torch.float32, device=logits.device)
-    _cross_entropy[(rows,)](logits, targets, trained, losses, rights, width, BLOCK=4096, num_warps=16)
+    _cross_entropy[(rows,)](logits, targets, weight, losses, rights, width, BLOCK=4096, num_warps=16)
     return losses, rights

@@ -78,8 +78,9 @@ class Chosen:
 
 def find_reason_against(config: TrainConfig, model: Mapping[str, Any], gpu: str, processes: int) -> str:
     """Why the job's steps will take the plain path, or "", by the container's own conditions."""
-    arithmetic = choose_arithmetic(config.compute_dtype, gpu not in WITHOUT_BFLOAT16)
-    return find_reason(config, model.get, arithmetic, processes, has_gpu=True) or find_reason_in_adapters(
+    has_bfloat16 = gpu not in WITHOUT_BFLOAT16
+    arithmetic = choose_arithmetic(config.compute_dtype, has_bfloat16)
+    return find_reason(config, model.get, arithmetic, processes, True, has_bfloat16) or find_reason_in_adapters(
         config.lora_r, config.target_modules
     )
 

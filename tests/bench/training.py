@@ -115,7 +115,7 @@ def make_config(args: argparse.Namespace, base: Path) -> TrainConfig:
         eval_strategy="no",
         save_steps=10**6,
         learning_rate=2e-4,
-        compute_dtype="auto",
+        compute_dtype=args.dtype,
         gradient_checkpointing=args.checkpointing,
         load_in_4bit=not args.tiny,
         optim="adamw_torch" if args.tiny else "paged_adamw_32bit",
@@ -191,12 +191,12 @@ def run_trl(args: argparse.Namespace, base: Path) -> Result:
     quantised = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=_dtype(args),
         bnb_4bit_use_double_quant=True,
     )
     model = AutoModelForCausalLM.from_pretrained(
         base,
-        dtype=torch.bfloat16 if cuda else torch.float32,
+        dtype=_dtype(args) if cuda else torch.float32,
         quantization_config=quantised if cuda and not args.tiny else None,
         device_map={"": 0} if cuda else None,
     )
@@ -230,7 +230,7 @@ def run_unsloth(args: argparse.Namespace, base: Path) -> Result:
     config = make_config(args, base)
     clock = Clock(args.steps)
     model, tokenizer = FastLanguageModel.from_pretrained(
-        str(base), max_seq_length=2048, dtype=torch.bfloat16, load_in_4bit=True
+        str(base), max_seq_length=2048, dtype=_dtype(args), load_in_4bit=True
     )
     model = FastLanguageModel.get_peft_model(
         model, r=16, lora_alpha=32, lora_dropout=0, bias="none", target_modules=config.target_modules,
@@ -249,6 +249,12 @@ def run_unsloth(args: argparse.Namespace, base: Path) -> Result:
     return _result("unsloth", clock, args, _losses(trainer), "8 x 1 rows, no dropout")
 
 
+def _dtype(args: argparse.Namespace) -> Any:
+    import torch
+
+    return getattr(torch, args.dtype)
+
+
 def _in_order(trainer: Any) -> Any:
     import torch
 
@@ -265,7 +271,8 @@ def _trl_arguments(args: argparse.Namespace, config: TrainConfig, base: Path, si
     return trl.SFTConfig(
         output_dir=str(base / "trl"), max_steps=config.max_steps, per_device_train_batch_size=size,
         gradient_accumulation_steps=times, learning_rate=config.learning_rate, lr_scheduler_type="cosine",
-        optim=config.optim, bf16=cuda, use_cpu=not cuda, logging_steps=BLOCK, save_strategy="no", report_to="none",
+        optim=config.optim, bf16=cuda and args.dtype == "bfloat16", fp16=cuda and args.dtype == "float16",
+        use_cpu=not cuda, logging_steps=BLOCK, save_strategy="no", report_to="none",
         max_length=2048, packing=False, gradient_checkpointing=args.checkpointing, max_grad_norm=config.max_grad_norm,
         dataset_kwargs={"skip_prepare_dataset": True}, seed=0, disable_tqdm=True, average_tokens_across_devices=False,
         gradient_checkpointing_kwargs={"use_reentrant": False} if args.checkpointing else None,
@@ -386,6 +393,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rows", default="mixed", choices=["mixed", "long", "1k", "512"])
     parser.add_argument("--dropout", type=float, default=0.05)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"], help="arithmetic on a GPU")
     parser.add_argument("--equal", action="store_true", help="no dropout, a task to learn, losses must agree")
     parser.add_argument("--fast", default="auto", choices=["auto", "on", "off"], help="our trainer's fast_step")
     ways = "ours: base resident (R) or unpacked in each step (S), activations recomputed (C)"

@@ -108,6 +108,18 @@ def test_an_error_of_ours_is_hidden_by_no_plain_path(
         step.run(fast)
 
 
+def test_float16_s_gradients_come_scaled_and_its_loss_does_not(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = step.fast()
+    loss, gradient = step.run(fast)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4096.0)  # type: ignore[attr-defined] - torch does not export it
+    monkeypatch.setattr(step.trainer.accelerator, "scaler", scaler)
+    for scale in (4096.0, 2048.0):
+        assert step.run(fast)[0] == loss
+        scaled = dict(step.model.named_parameters())[WEIGHT].grad
+        assert torch.equal(scaled, gradient * scale)  # powers of two: exactly
+        scaler.update(scale / 2)
+
+
 def test_what_fails_in_a_later_step_ends_the_job(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = step.fast()
     step.run(fast)

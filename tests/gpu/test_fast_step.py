@@ -45,7 +45,7 @@ WHOLE = Setting(4096, resident=True, checkpointing=False)
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """A model of a family in 4 bits, with trained-looking adapters."""
 
-    def make(family: str, dropout: float = 0.0) -> Any:
+    def make(family: str, dropout: float = 0.0, dtype: Any = torch.bfloat16) -> Any:
         name, sizes = FAMILIES[family]
         known = find_architecture(name)
         assert known is not None
@@ -55,10 +55,10 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
         AutoModelForCausalLM.from_config(AutoConfig.for_model(**known)).bfloat16().save_pretrained(folder)
         quantised = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=dtype,
         )  # fmt: skip
         base = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16, quantization_config=quantised, device_map={"": 0}, attn_implementation="sdpa"
+            folder, dtype=dtype, quantization_config=quantised, device_map={"": 0}, attn_implementation="sdpa"
         )
         base.requires_grad_(False)
         lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=dropout, target_modules=TrainConfig().target_modules,
@@ -81,8 +81,8 @@ def _rows(count: int = 7, longest: int = 200, seed: int = 0) -> list[Encoded]:
     return rows
 
 
-def _fast(model: Any, steps: list[list[Encoded]], setting: Setting = WHOLE) -> FastStep:
-    fast = FastStep(model, steps, 0, torch.bfloat16)
+def _fast(model: Any, steps: list[list[Encoded]], setting: Setting = WHOLE, dtype: Any = torch.bfloat16) -> FastStep:
+    fast = FastStep(model, steps, 0, dtype)
     fast.setting = setting
     return fast
 
@@ -94,12 +94,14 @@ def _gradients(model: Any) -> dict[str, Any]:
     return found
 
 
-def _plain_gradients(model: Any, rows: list[Encoded], exact: bool) -> dict[str, Any]:
+def _plain_gradients(
+    model: Any, rows: list[Encoded], exact: bool, dtype: Any = torch.bfloat16, scale: float = 1.0
+) -> dict[str, Any]:
     trained = sum(row.trained for row in rows)
     batch = {name: tensor.cuda() for name, tensor in Padding(0, 0).batch(rows).items()}
-    with torch.autocast("cuda", torch.bfloat16, enabled=not exact):
+    with torch.autocast("cuda", dtype, enabled=not exact):
         loss, _ = sum_tokens(model, batch)
-    (loss / trained).backward()
+    (loss / trained * scale).backward()
     return _gradients(model)
 
 
@@ -154,6 +156,26 @@ def test_gradients_are_within_rounding_of_float32(make_model: Callable[..., Any]
     assert max(errors.values()) < 1.1 * rounding
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float16_s_gradients_come_scaled_and_are_within_rounding_of_float32(
+    make_model: Callable[..., Any], family: str
+) -> None:
+    """The scale is a tensor that a graph reads: it changes from step to step, as a GradScaler's does."""
+    model, rows = make_model(family, dtype=torch.float16), _rows()
+    fast = _fast(model, [rows, rows[:3]], WHOLE, torch.float16)
+    found = {}
+    for scale in (65536.0, 1024.0):
+        fast.run(rows, 0, torch.tensor([scale], device="cuda"))
+        found[scale] = {name: gradient / scale for name, gradient in _gradients(model).items()}
+    plain = _plain_gradients(model, rows, exact=False, dtype=torch.float16, scale=65536.0)
+    exact = _plain_gradients(_as_float32(model), rows, exact=True)
+    rounding = _error({name: gradient / 65536.0 for name, gradient in plain.items()}, exact)
+    errors = {scale: _error(gradients, exact) for scale, gradients in found.items()}
+    print(f"\n{family}: plain float16 {rounding:.5f}, ours {errors}")
+    assert rounding < 0.03
+    assert max(errors.values()) < 1.1 * rounding
+
+
 @pytest.mark.skipif(torch.cuda.get_device_capability() < slots.HOPPER, reason="for GPUs from the H100 on")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_long_rows_of_one_length_take_cudnn_s_attention(
@@ -161,7 +183,7 @@ def test_long_rows_of_one_length_take_cudnn_s_attention(
 ) -> None:
     """With fewer examples in one of the steps, and graphs of more than one length."""
     model, long = make_model(family), [_row(length) for length in (704, 600, 620, 515)]
-    fast = _fast(model, [long, long[:2]] * 4)
+    fast = _fast(model, [long] * 6 + [long[:2]] * 2)
     found = {}
     for rows in (long, long[:2]):
         fast.run(rows, 0)

@@ -151,9 +151,9 @@ def test_cross_entropy() -> None:
     targets = torch.randint(width, (TOKENS,), device=DEVICE)
     targets[::5] = -100
     targets[1] = int(logits[1].argmax())
-    trained = torch.tensor(77, device=DEVICE)
+    weight = torch.tensor([3 / 77], device=DEVICE)
     both = [logits.clone(), logits.clone()]
-    found = [room.cross_entropy(ours, targets, trained) for room, ours in zip((ops, reference), both, strict=True)]
+    found = [room.cross_entropy(ours, targets, weight) for room, ours in zip((ops, reference), both, strict=True)]
     _check(*both)
     _check(found[0][0], found[1][0])
     assert bool(found[0][1][1]) and torch.equal(found[0][1], found[1][1])
@@ -166,6 +166,6 @@ def test_of_equal_logits_the_first_is_the_prediction() -> None:
     logits = _new(TOKENS, width)
     logits[:, places] = top
     targets = places.repeat(TOKENS)[:TOKENS].to(DEVICE)
-    trained = torch.tensor(TOKENS, device=DEVICE)
-    rights = [room.cross_entropy(logits.clone(), targets, trained)[1] for room in (ops, reference)]
+    weight = torch.ones(1, device=DEVICE)
+    rights = [room.cross_entropy(logits.clone(), targets, weight)[1] for room in (ops, reference)]
     assert rights[0].tolist() == rights[1].tolist() == (targets == 3).tolist()

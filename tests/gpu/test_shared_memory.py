@@ -26,7 +26,7 @@ POINTERS = {
     "rights": "*fp32",
     "seed": "*i64",
     "targets": "*i64",
-    "trained": "*i64",
+    "weight": "*fp32",
 }
 TENSORS = ("x", "down", "out", "copy", "dz", "dx", "dy", "z", "dact", "both", "logits")
 NOT_IN_16 = ("site",)
