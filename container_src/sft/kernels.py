@@ -1,6 +1,6 @@
 """The fused operations as Triton kernels: the twins of reference.py, which says what each one computes.
 
-Sums and functions are in float32, what is stored is in the arithmetic's own half precision. Rows must come in whole tiles of 64.
+Sums and functions are in float32, what is stored in bfloat16 or float16. Rows must come in whole tiles of 64.
 """
 
 # imported only where a GPU runs the fast step; triton comes with torch there

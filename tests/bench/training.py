@@ -223,7 +223,6 @@ def run_unsloth(args: argparse.Namespace, base: Path) -> Result:
     """At its best: eight rows at once and no dropout, which its fused adapters want."""
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
     from unsloth import FastLanguageModel  # isort: skip - it must come before the libraries that it changes
-    import torch
     import trl
     from datasets import Dataset
 
