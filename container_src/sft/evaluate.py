@@ -106,7 +106,7 @@ def score_rows(
     share = order[accelerator.process_index :: accelerator.num_processes]
     # as many rounds in a process whose share is smaller
     rounds = math.ceil(math.ceil(len(rows) / accelerator.num_processes) / size)
-    with resting(model), torch.no_grad(), accelerator.autocast():
+    with resting(model), torch.no_grad(), autocast(accelerator):
         for start in range(0, rounds * size, size):
             if should_stop():
                 raise AbandonedError
@@ -115,6 +115,17 @@ def score_rows(
                 sums[group] = _sum_rows(model, {name: tensor.to(accelerator.device) for name, tensor in batch.items()})
     losses, rights = accelerator.reduce(sums, reduction="sum").T.tolist()
     return RowScores(losses, rights, [row.trained for row in rows])
+
+
+def autocast(accelerator: Any) -> Any:
+    """The arithmetic of a model's own passes. Accelerate's context stays open when an error or a stop leaves it, and
+    torch then keeps its half-precision copies of the adapters: what comes after would be computed with old weights.
+    """
+    import torch
+
+    kind = accelerator.mixed_precision
+    dtype = torch.float16 if kind == "fp16" else torch.bfloat16
+    return torch.autocast(torch.device(accelerator.device).type, dtype, enabled=kind != "no")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from container_src.sft.architectures import find_architecture, shrink
 from container_src.sft.batches import Padding, StepDataset
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import Encoded
-from container_src.sft.evaluate import RowScores, score_rows
+from container_src.sft.evaluate import AbandonedError, RowScores, score_rows
 from container_src.sft.failure import JobError
 from container_src.sft.fast_step import FastStep
 from container_src.sft.scoring import Scoring
@@ -202,11 +202,15 @@ class Model(SimpleNamespace):
         return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids, 20).float())
 
 
-def _score(model: Model, size: int, processes: int = 1, give_way: Callable[[], bool] = lambda: False) -> RowScores:
-    accelerator = SimpleNamespace(
-        process_index=0, num_processes=1, device="cpu", autocast=contextlib.nullcontext,
+def _accelerator(mixed_precision: str) -> Any:
+    return SimpleNamespace(
+        process_index=0, num_processes=1, device="cpu", mixed_precision=mixed_precision,
         reduce=lambda sums, reduction: sums,
     )  # fmt: skip
+
+
+def _score(model: Model, size: int, processes: int = 1, give_way: Callable[[], bool] = lambda: False) -> RowScores:
+    accelerator = _accelerator("no")
     scoring = Scoring(size, processes, give_way)
     found = [
         scoring.run(lambda at_once: score_rows(model, ROWS, Padding(0, 0), at_once, accelerator), len(ROWS))
@@ -228,6 +232,24 @@ def test_an_evaluation_takes_fewer_rows_at_once_where_memory_runs_out(
     said = capsys.readouterr().out
     assert "[warning] Out of memory in the evaluation (CUDA " in said and "begins anew with 3 rows at once" in said
     assert "per_device_eval_batch_size = 2 has it so" in said
+
+
+def test_an_evaluation_left_midway_leaves_no_old_weights_behind(step: Step) -> None:
+    """Autocast keeps a half-precision copy of every trained weight until it ends."""
+
+    def score(should_stop: Callable[[], bool]) -> list[float]:
+        return score_rows(step.model, ROWS, Padding(0, 0), 2, _accelerator("bf16"), should_stop).losses
+
+    before = score(lambda: False)
+    with pytest.raises(AbandonedError):
+        score(iter([False, True]).__next__)
+    assert not torch.is_autocast_enabled("cpu")
+    weight = dict(step.model.named_parameters())[WEIGHT]
+    kept = weight.data.clone()
+    weight.data += 1
+    changed = score(lambda: False)
+    weight.data.copy_(kept)
+    assert changed != before and score(lambda: False) == before
 
 
 def test_the_fast_step_gives_way_before_rows_do() -> None:
