@@ -83,12 +83,10 @@ def draw_lengths(short: bool) -> list[int]:
 
 
 def jobs() -> dict[str, Measured]:
-    """The recipes as jobs, but for the one that takes the plain path."""
+    """The recipes as jobs."""
     found = {}
     for name, peak, per_second, tokens in JOB.findall(README.read_text(encoding="utf-8")):
         config = load_recipe(name).config
-        if find_reason_against(config, architecture(config), "H200", 1):
-            continue
         in_step = float(tokens.replace(",", "")) / float(per_second)
         rows = config.effective_batch_size
         full = Step(rows * config.max_length, rows, config.max_length)
@@ -124,7 +122,8 @@ def memory_of(row: Measured) -> Memory:
 
 def test_the_tables_are_there() -> None:
     assert len(bench()) == 7
-    assert sorted(jobs()) == sorted(set(shipped_recipes()) - {"llama2-lora"})
+    assert sorted(jobs()) == sorted(shipped_recipes())
+    assert not any(find_reason_against(row.config, architecture(row.config), "H200", 1) for row in TABLE.values())
 
 
 @pytest.mark.parametrize("name", bench())
@@ -134,10 +133,10 @@ def test_the_fit_meets_each_step_that_it_was_made_from_within_ten_percent(name: 
 
 
 @pytest.mark.parametrize("name", jobs())
-def test_the_time_of_the_recipes_is_met_within_twenty_percent(name: str) -> None:
-    """They were not fitted to, and measured with kernels that took up to a tenth longer."""
+def test_the_time_of_the_recipes_is_met_within_ten_percent(name: str) -> None:
+    """But for their 8-bit optimizers, they were not fitted to."""
     seconds, measured = seconds_of(TABLE[name]), TABLE[name].seconds
-    assert seconds == pytest.approx(measured, rel=0.2)
+    assert seconds == pytest.approx(measured, rel=0.1)
     assert seconds / spread_of("H200") < measured < seconds * spread_of("H200")
 
 
