@@ -12,8 +12,19 @@ from typing import Any
 
 import torch  # noqa: TID253
 
-from .fast_conditions import find_reason_in_adapters
-from .groups import Adapters, Group, Weights, dropout_of, find_groups, find_missing, is_adapted
+from .fast_conditions import ELSEWHERE, find_reason_in_adapters
+from .groups import (
+    Adapters,
+    Group,
+    RestingAdapters,
+    Weights,
+    adapter_of,
+    dropout_of,
+    find_groups,
+    find_missing,
+    halves_of,
+    is_adapted,
+)
 from .memory_plan import LOGITS_AT_ONCE
 from .packing import Row
 
@@ -23,6 +34,16 @@ ACTIVATIONS = {"SiLU": "silu", "SiLUActivation": "silu", "PytorchGELUTanh": "gel
 
 def find_obstacle(model: Any) -> str:
     """Why the steps of a model of a known family cannot be computed here, or ""."""
+    if reason := find_obstacle_to_scores(model):
+        return reason
+    ours = {id(weight) for module in model.modules() if is_adapted(module) for weight in halves_of(module)}
+    if {id(parameter) for parameter in model.parameters() if parameter.requires_grad} != ours:
+        return "other parameters than the projections' adapters are trained"
+    return ""
+
+
+def find_obstacle_to_scores(model: Any) -> str:
+    """The same of what it predicts with the adapter in use, or with none."""
     base = model.get_base_model()
     for layer in base.model.layers:
         if name := find_missing(layer):
@@ -34,19 +55,26 @@ def find_obstacle(model: Any) -> str:
 
 def _find_obstacle_in_adapters(model: Any, base: Any) -> str:
     ours: set[int] = set()
+    for module in model.modules():
+        if hasattr(module, "lora_A") and len(module.active_adapters) > 1:
+            return "several adapters are in use at a time"
     for number, layer in enumerate(base.model.layers):
         for group in find_groups(layer, number).values():
             adapted = [module for module in group.modules if is_adapted(module)]
-            ranks = {(module.r["default"], module.scaling["default"], dropout_of(module)) for module in adapted}
+            names = [adapter_of(module) for module in adapted]
+            ranks = {
+                (module.r[name], module.scaling[name], dropout_of(module))
+                for module, name in zip(adapted, names, strict=True)
+            }
             if len(ranks) > 1:
                 return "adapters of one layer differ in rank, scale or dropout"
             if reason := find_reason_in_adapters(group.rank, ()):
                 return reason
-            if any(getattr(module, "use_dora", {}).get("default") for module in adapted):
+            if any(getattr(module, "use_dora", {}).get(name) for module, name in zip(adapted, names, strict=True)):
                 return "the adapters are DoRA's"
-            ours |= {id(part["default"].weight) for module in adapted for part in (module.lora_A, module.lora_B)}
-    if {id(parameter) for parameter in model.parameters() if parameter.requires_grad} != ours:
-        return "other parameters than the projections' adapters are trained"
+            ours |= set(map(id, adapted))
+    if any(is_adapted(module) and id(module) not in ours for module in model.modules()):
+        return ELSEWHERE
     return ""
 
 
@@ -77,7 +105,9 @@ class Saved:
 class Decoder:
     """All that a step's forward and backward pass need, on one device."""
 
-    def __init__(self, model: Any, attention: Any, ops: Any, dtype: Any, longest: int, resident: bool) -> None:
+    def __init__(
+        self, model: Any, attention: Any, ops: Any, dtype: Any, longest: int, resident: bool, trains: bool = True
+    ) -> None:
         base = model.get_base_model()
         core, settings = base.model, base.config
         self._ops = ops
@@ -106,8 +136,8 @@ class Decoder:
         ]  # fmt: skip
         groups = [group for layer in self.layers for group in layer.groups.values()]
         adapted = [module for group in groups for module in group.modules if is_adapted(module)]
-        self.dropout = dropout_of(adapted[0])
-        self.adapters = Adapters(groups, dtype, self.device)
+        self.dropout = dropout_of(adapted[0]) if adapted else 0.0
+        self.adapters: Any = (Adapters if trains else RestingAdapters)(groups, dtype, self.device)
         self.weights = Weights(groups, ops, dtype, self.device, resident)
         positions = torch.arange(longest, device=self.device)[None]
         cos, sin = core.rotary_emb(torch.zeros(1, dtype=torch.float32, device=self.device), positions)
@@ -119,25 +149,14 @@ class Decoder:
         self.weights.begin_step()
 
     @torch.no_grad()
-    def run(self, row: Row, with_gradients: bool = True) -> Any:
+    def run(self, row: Row) -> Any:
         """Adds a packed row's gradients; returns its summed loss and how many tokens were predicted right."""
         mask = self.attention.prepare(row.ends, len(row.ids))
-        drop = (row.seed, self.dropout if with_gradients else 0.0)
-        h, added = self._embedding[row.ids].to(self._dtype), None
-        if self._gemma:
-            h *= self._embedding_scale
+        drop = (row.seed, self.dropout)
         kept: list[Any] = []
-        for layer in self.layers:
-            after, saved = self._forward(layer, h, added, row, mask, drop)
-            if with_gradients:
-                kept.append(h if self.checkpointing else saved)
-            h, added = after, saved.h_mid
-            del saved
-        normed = torch.empty_like(h)
-        factor = self._ops.rms_norm(h, added, self._norm_out, self._eps, self._gemma, normed)
-        sums, dnormed = self._predict(normed, row)
-        if not with_gradients:
-            return sums
+        h, factor, normed = self._forward_all(row, mask, drop, kept)
+        dnormed = torch.empty_like(normed)
+        sums = self._predict(normed, row, dnormed).sum(1)
         dh = self._ops.rms_norm_backward(dnormed, h, factor, self._norm_out, self._gemma, None)
         for layer in reversed(self.layers):
             saved = kept.pop()
@@ -146,19 +165,42 @@ class Decoder:
             dh = self._backward(layer, saved, dh, row, mask, drop)
         return sums
 
-    def _predict(self, normed: Any, row: Row) -> tuple[Any, Any]:
-        """The loss, in pieces so that few logits exist at a time; their gradient takes their place."""
-        dnormed = torch.empty_like(normed)
-        sums = torch.zeros(2, dtype=torch.float32, device=self.device)
-        weight = self.grad_scale / row.trained
+    @torch.no_grad()
+    def score(self, row: Row) -> Any:
+        """Each token's loss, and whether it was predicted right; without dropout."""
+        mask = self.attention.prepare(row.ends, len(row.ids))
+        _, _, normed = self._forward_all(row, mask, (row.seed, 0.0), None)
+        return self._predict(normed, row, None)
+
+    def _forward_all(self, row: Row, mask: Any, drop: Any, kept: list[Any] | None) -> tuple[Any, Any, Any]:
+        """All layers: what comes out, its norm's factor, and the normed; what going back needs is put into `kept`."""
+        h, added = self._embedding[row.ids].to(self._dtype), None
+        if self._gemma:
+            h *= self._embedding_scale
+        for layer in self.layers:
+            after, saved = self._forward(layer, h, added, row, mask, drop)
+            if kept is not None:
+                kept.append(h if self.checkpointing else saved)
+            h, added = after, saved.h_mid
+            del saved
+        normed = torch.empty_like(h)
+        factor = self._ops.rms_norm(h, added, self._norm_out, self._eps, self._gemma, normed)
+        return h, factor, normed
+
+    def _predict(self, normed: Any, row: Row, dnormed: Any | None) -> Any:
+        """Each token's loss and whether it is right, in pieces so that few logits exist at a time.
+
+        The logits' gradient takes their place, and flows back into `dnormed`.
+        """
+        weight, found = self.grad_scale / row.trained, []
         for start in range(0, len(normed), LOGITS_AT_ONCE):
             piece = slice(start, start + LOGITS_AT_ONCE)
             logits = normed[piece] @ self._head_weight.T
-            losses, rights = self._ops.cross_entropy(logits, row.targets[piece], weight)
-            sums += torch.stack([losses.sum(), rights.sum()])
-            torch.mm(logits, self._head_weight, out=dnormed[piece])
+            found.append(torch.stack(self._ops.cross_entropy(logits, row.targets[piece], weight)))
+            if dnormed is not None:
+                torch.mm(logits, self._head_weight, out=dnormed[piece])
             del logits
-        return sums, dnormed
+        return torch.cat(found, dim=1)
 
     def _norm_into(self, group: Group, h: Any, added: Any | None, weight: Any, drop: Any) -> tuple[Any, Any]:
         """The next group's input; what the residual path adds joins `h` on the way."""

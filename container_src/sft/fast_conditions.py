@@ -20,6 +20,12 @@ HALVES = ("bfloat16", "float16")
 HEADS = (16, 32, 64, 128, 256)
 # columns of a kernel's narrowest block
 NARROWEST = 16
+ELSEWHERE = "other modules than the projections have adapters"
+
+
+class NoFastStep(Exception):
+    """The plain path must take over, and why."""
+
 
 # a key of config.json and a default -> its value
 Ask = Callable[[str, Any], Any]
@@ -84,5 +90,5 @@ def find_reason_in_adapters(rank: int, modules: Collection[str]) -> str:
     if rank > MAX_RANK:
         return f"adapters have a rank of {rank}, above {MAX_RANK}"
     if set(modules) - set(PROJECTIONS):
-        return "other parameters than the projections' adapters are trained"
+        return ELSEWHERE
     return ""

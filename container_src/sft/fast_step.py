@@ -18,14 +18,14 @@ import torch  # noqa: TID253
 
 from . import reference, slots
 from .attention import BlockAttention, FlashAttention
-from .batches import Padding
 from .data import Encoded
 from .decoder import Decoder, find_obstacle
-from .evaluate import resting, sum_tokens
-from .fast_conditions import find_reason
+from .fast_conditions import NoFastStep, find_reason
+from .gpu_room import free_bytes, shape_of
 from .log import say, warn
-from .memory_plan import OVERHEAD, ROOM, TILE, Load, Setting, Shape, choose_setting, estimate_bytes, whole_tiles
+from .memory_plan import OVERHEAD, ROOM, Load, Setting, choose_setting, estimate_bytes, whole_tiles
 from .out_of_memory import is_out_of_memory, shorten
+from .packed_scores import CHECKED_TOKENS, find_difference, load_ops
 from .packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 BUCKETS = 8
@@ -33,29 +33,6 @@ BUCKETS = 8
 STEPS_PER_BUCKET = 8
 # a new attempt must be estimated at no more than this share of what did not fit
 STEP_DOWN = 0.85
-# bfloat16 rounds to three digits, float16 to four; a wrong formula is off by far more
-AGREEMENT = 0.02
-# few, since the plain path's logits are large
-CHECKED_TOKENS = 128
-
-
-class NoFastStep(Exception):
-    """The plain path must take over, and why."""
-
-
-def shape_of(model: Any) -> Shape:
-    settings = model.get_base_model().config
-    head = getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads
-    return Shape(
-        layers=settings.num_hidden_layers,
-        hidden=settings.hidden_size,
-        intermediate=settings.intermediate_size,
-        heads=settings.num_attention_heads,
-        kv_heads=settings.num_key_value_heads,
-        head=head,
-        vocabulary=settings.vocab_size,
-        rank=model.peft_config["default"].r,
-    )
 
 
 def find_reason_against(model: Any, config: Any, dtype: Any, processes: int) -> str:
@@ -97,7 +74,7 @@ class FastStep:
     def _choose(self, room: int | None) -> Setting:
         if not self._cuda:
             return Setting(self.load.tokens, resident=True, checkpointing=False, graph=False)
-        room = int(ROOM * _free()) if room is None else room
+        room = int(ROOM * free_bytes()) if room is None else room
         setting = choose_setting(shape_of(self._model), self.load, room)
         if setting is None:
             raise NoFastStep("no way to pack a step fits the memory that is left")
@@ -155,7 +132,7 @@ class FastStep:
         return self._layout_of(find_bucket(self._buckets, tokens))
 
     def _begin_or_refuse(self, rows: list[Encoded]) -> Decoder:
-        ops = _load_ops() if self._cuda else reference
+        ops = load_ops() if self._cuda else reference
         try:
             return self._begin(rows, ops)
         except ops.REFUSALS as error:
@@ -176,7 +153,9 @@ class FastStep:
         decoder.checkpointing = self.setting.checkpointing
         decoder.begin_step()
         self._decoder = decoder
-        self._check(rows[0].input_ids[:CHECKED_TOKENS])
+        ids = rows[0].input_ids[:CHECKED_TOKENS]
+        if problem := find_difference(self._model, decoder, ids, self._longest, self._dtype):
+            raise NoFastStep(problem)
         if self._cuda:
             lengths = [sum(part) for part in parts]
             self._buckets = choose_buckets(lengths, min(BUCKETS, 1 + len(lengths) // STEPS_PER_BUCKET))
@@ -228,22 +207,6 @@ class FastStep:
     def _layout_of(self, bucket: int) -> Layout:
         return Layout(bucket, self.load.ends(bucket))
 
-    def _check(self, ids: list[int]) -> None:
-        """Hold our loss against the model's own on a few tokens, so that one that only looks known trains plainly."""
-        rows = [Encoded(ids, ids, False, True)]
-        decoder = self._decoder
-        assert decoder is not None
-        tokens = sum(len(row.input_ids) for row in rows)
-        layout = Layout(whole_tiles(tokens), len(rows) + TILE) if self._cuda else Layout(tokens, len(rows))
-        numbers = torch.tensor(pack(rows, layout, self._longest, 1, 0)).to(decoder.device)
-        ours = decoder.run(layout.split(numbers), with_gradients=False)[0].item()
-        batch = {name: tensor.to(decoder.device) for name, tensor in Padding(0, 0).batch(rows).items()}
-        arithmetic = torch.autocast(decoder.device.type, self._dtype, enabled=self._cuda)
-        with resting(self._model), torch.no_grad(), arithmetic:
-            theirs = sum_tokens(self._model, batch)[0].item()
-        if not abs(ours - theirs) <= AGREEMENT * max(abs(theirs), 1e-3):
-            raise NoFastStep(f"its loss of {ours:.4f} is not the model's own {theirs:.4f}")
-
     def _step_down(self, problem: str) -> None:
         """Begin again in less memory, or without graphs where they are what failed."""
         self.forget()
@@ -279,21 +242,6 @@ def _sound_generator() -> Iterator[None]:
     except BaseException:
         generator.graphsafe_set_state(spare)
         raise
-
-
-def _load_ops() -> Any:
-    from . import ops
-
-    return ops
-
-
-def _free() -> int:
-    """Bytes that PyTorch could still take, with what it holds and does not use."""
-    free, total = torch.cuda.mem_get_info()
-    reserved = torch.cuda.memory_reserved()
-    if hasattr(torch.cuda, "get_per_process_memory_fraction"):  # since torch 2.8; 1.0 unless somebody set a limit
-        free = min(free, int(total * torch.cuda.get_per_process_memory_fraction()) - reserved)
-    return int(free + reserved - torch.cuda.memory_allocated())
 
 
 def _step_seed(seed: int, number: int, part: int) -> int:

@@ -67,8 +67,8 @@ def find_groups(layer: Any, number: int) -> dict[str, Group]:
             modules=modules,
             sizes=tuple(_base(module).out_features for module in modules),
             width=_base(modules[0]).in_features,
-            rank=adapted[0].r["default"] if adapted else 8,
-            scale=float(adapted[0].scaling["default"]) if adapted else 1.0,
+            rank=adapted[0].r[adapter_of(adapted[0])] if adapted else 8,
+            scale=float(adapted[0].scaling[adapter_of(adapted[0])]) if adapted else 1.0,
             bias=None if biases[0] is None else torch.cat([bias.detach() for bias in biases]),
         )
     return groups
@@ -84,8 +84,15 @@ def find_missing(layer: Any) -> str:
     return ""
 
 
+def adapter_of(module: Any) -> str:
+    """The adapter in use; "" where there is none, or it is switched off."""
+    if not hasattr(module, "lora_A") or module.disable_adapters:
+        return ""
+    return next((name for name in module.active_adapters if name in module.lora_A), "")
+
+
 def is_adapted(module: Any) -> bool:
-    return hasattr(module, "lora_A") and "default" in module.lora_A
+    return bool(adapter_of(module))
 
 
 def _base(module: Any) -> Any:
@@ -93,7 +100,14 @@ def _base(module: Any) -> Any:
 
 
 def dropout_of(module: Any) -> float:
-    return float(getattr(module.lora_dropout["default"], "p", 0.0)) if is_adapted(module) else 0.0
+    name = adapter_of(module)
+    return float(getattr(module.lora_dropout[name], "p", 0.0)) if name else 0.0
+
+
+def halves_of(module: Any) -> tuple[Any, Any]:
+    """The weights of the adapter in use: its lower half's and its upper half's."""
+    name = adapter_of(module)
+    return module.lora_A[name].weight, module.lora_B[name].weight
 
 
 def load_weight(module: Any, dtype: Any) -> Any:
@@ -137,8 +151,9 @@ class Adapters:
         rows = [up.split(list(group.sizes)), group.grad_up.split(list(group.sizes))]
         for member, module in enumerate(group.modules):
             if is_adapted(module):
-                self._take(module.lora_A["default"].weight, down[member], group.grad_down[member])
-                self._take(module.lora_B["default"].weight, rows[0][member], rows[1][member])
+                lower, upper = halves_of(module)
+                self._take(lower, down[member], group.grad_down[member])
+                self._take(upper, rows[0][member], rows[1][member])
 
     def _take(self, parameter: Any, master: Any, grad: Any) -> None:
         master.copy_(parameter.data)
@@ -162,6 +177,20 @@ class Adapters:
         """Gradients to where optimizers look for them; Trainer takes them away after each step."""
         for parameter, _, grad in self._views:
             parameter.grad = grad
+
+
+class RestingAdapters:
+    """A copy to compute with and nothing else, for a model that only predicts."""
+
+    def __init__(self, groups: list[Group], dtype: Any, device: Any) -> None:
+        for group in groups:
+            group.down = torch.zeros(len(group.sizes), group.rank, group.width, dtype=dtype, device=device)
+            group.up = torch.zeros(sum(group.sizes), group.rank, dtype=dtype, device=device)
+            for member, (module, rows) in enumerate(zip(group.modules, group.up.split(list(group.sizes)), strict=True)):
+                if is_adapted(module):
+                    lower, upper = halves_of(module)
+                    group.down[member].copy_(lower.detach())
+                    rows.copy_(upper.detach())
 
 
 class Weights:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 TILE = 64
 # logits of so many tokens are held at a time
 LOGITS_AT_ONCE = 1024
+# packed rows of an evaluation: enough for the layers' unpacking to be a small part, few enough for the kernels that a
+# step's beginning has compiled
+SCORED_TOKENS = 4096
 # kernels, matrix libraries' workspaces, graphs, and what the allocator cannot use
 OVERHEAD = 512 * 2**20
 # of the memory that is free at the first step; evaluations and the allocator's gaps want some too
@@ -117,6 +120,23 @@ def _transient_bytes(shape: Shape, tokens: int, examples: int) -> int:
     summed = 4 * shape.queries * (tokens + SUMMED_BESIDE * examples)
     attention = summed + 2 * tokens * (4 * shape.queries + shape.qkv + 2 * shape.hidden)
     return max(logits, wide, attention)
+
+
+def scoring_bytes(shape: Shape, tokens: int) -> int:
+    """What an evaluation of packed rows of so many tokens adds: nothing is kept from layer to layer."""
+    weights = 2 * shape.layer_weights + 2 * shape.hidden * shape.intermediate
+    adapters = 2 * shape.layers * shape.layer_adapters
+    layer = saved_bytes(shape, tokens) + 2 * tokens * (3 * shape.hidden + shape.intermediate + shape.rank)
+    logits = 2 * shape.vocabulary * min(tokens, LOGITS_AT_ONCE) + 2 * tokens * 2 * shape.hidden
+    return int(1.03 * (weights + adapters + max(layer, logits)))
+
+
+def choose_scored_tokens(shape: Shape, longest: int, room: int) -> int:
+    """Tokens of a packed row of an evaluation, as far as so many free bytes hold them; the longest example at least."""
+    tokens = SCORED_TOKENS
+    while tokens > longest and scoring_bytes(shape, tokens) > room:
+        tokens //= 2
+    return max(tokens, longest)
 
 
 def iter_settings(load: Load) -> Iterator[Setting]:

@@ -1,4 +1,4 @@
-"""Evaluations in as much memory as there is: without what a fast step holds, then with fewer rows at once."""
+"""Evaluations, packed where steps are, else in as much memory as there is: with fewer rows at once, if need be."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ from collections.abc import Callable
 
 import torch  # noqa: TID253
 
+from .data import Encoded
 from .evaluate import RowScores
 from .failure import JobError
+from .fast_conditions import NoFastStep
 from .log import warn
 from .out_of_memory import is_out_of_memory, shorten
+
+# what scores rows packed, and raises NoFastStep where it cannot
+Packed = Callable[[list[Encoded]], RowScores]
 
 
 class Scoring:
@@ -20,10 +25,15 @@ class Scoring:
         self._processes = processes
         self._give_way = give_way
 
-    def run(self, score: Callable[[int], RowScores], rows: int) -> RowScores:
-        """`score` is asked anew, with fewer rows at once, until the memory is enough."""
+    def run(self, score: Callable[[int], RowScores], rows: list[Encoded], packed: Packed | None = None) -> RowScores:
+        """`score`, the plain path, is asked anew, with fewer rows at once, until the memory is enough."""
+        if packed is not None:
+            try:
+                return packed(rows)
+            except NoFastStep as why:
+                warn(f"No packed evaluation: {why}. It is made by the plain path.")
         while True:
-            at_once = min(self._size, rows)
+            at_once = min(self._size, len(rows))
             try:
                 return score(at_once)
             except RuntimeError as error:

@@ -9,7 +9,8 @@ import torch  # noqa: TID253
 
 from .batches import StepDataset
 from .evaluate import sum_tokens
-from .fast_step import FastStep, NoFastStep
+from .fast_conditions import NoFastStep
+from .fast_step import FastStep
 from .log import say, warn
 from .out_of_memory import is_out_of_memory, shorten
 
@@ -44,6 +45,10 @@ class StepRunner:
         """What Trainer will divide the gradients by: in float16 small ones would be lost otherwise."""
         scaler = self._trainer.accelerator.scaler
         return None if scaler is None else scaler.scale(torch.ones(1, device=self._trainer.accelerator.device))
+
+    @property
+    def is_fast(self) -> bool:
+        return self._fast is not None
 
     def give_way(self) -> bool:
         """Free what the fast step holds, for an evaluation that needs the room; the next step takes it again."""

@@ -37,6 +37,7 @@ from .log import MetricsFile, is_first_process, say
 from .manifest import peak_memory_gib
 from .meter import Meter
 from .metric_lines import MetricLines
+from .packed_scores import PackedScores
 from .paths import Paths
 from .scoring import Scoring
 from .step_runner import StepRunner
@@ -162,7 +163,8 @@ class StepTrainer(trl.SFTTrainer):
 
     def score(self, rows: list[Encoded]) -> RowScores:
         """Raises AbandonedError when the job is asked to stop meanwhile."""
-        return self.scoring.run(functools.partial(self._score, rows), len(rows))
+        packed = self.packed_scores.score if self.packed_scores and self.runner.is_fast else None
+        return self.scoring.run(functools.partial(self._score, rows), rows, packed)
 
     def has_time_to_score(self, rows: list[Encoded]) -> bool:
         """By the seconds of the last evaluation; also where there was none."""
@@ -302,6 +304,8 @@ def make_trainer(
     trainer.runner = StepRunner(trainer, dataset, fast, reason)
     trainer.scoring = Scoring(config.per_device_eval_batch_size, args.world_size, trainer.runner.give_way)
     trainer.after_step = AfterStep(schedule, stopping, trainer.accelerator)
+    should_stop, give_way = trainer.after_step.should_stop, trainer.runner.give_way
+    trainer.packed_scores = None if reason else PackedScores(model, dtype, give_way, should_stop)
     trainer.add_callback(trainer.after_step if evaluation else trainer.after_step.without_evaluation())
     board = _find_board(trainer)
     if board is not None and is_first_process():

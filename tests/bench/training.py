@@ -132,7 +132,7 @@ def run_ours(args: argparse.Namespace, base: Path) -> Result:
     from container_src.sft.batches import Padding
     from container_src.sft.checkpoint import Origin
     from container_src.sft.data import Encoded
-    from container_src.sft.fast_step import shape_of
+    from container_src.sft.gpu_room import shape_of
     from container_src.sft.memory_plan import Setting, estimate_bytes
     from container_src.sft.model import attach_adapters, choose_dtype, find_base, load_base, load_tokenizer
     from container_src.sft.paths import resolve_paths

@@ -195,3 +195,29 @@ def spacing_tokenizer() -> Any:
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    """Small models of a family with adapters that do something."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from container_src.sft.architectures import find_architecture, shrink
+    from container_src.sft.config import TrainConfig
+
+    def make(name: str, **lora: Any) -> Any:
+        known = find_architecture(name)
+        assert known is not None
+        torch.manual_seed(0)
+        base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shrink(known)), attn_implementation="sdpa")
+        base.requires_grad_(False)
+        settings = {"r": 4, "lora_alpha": 8, "target_modules": TrainConfig().target_modules, **lora}
+        model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(0, 0.05)
+        return model
+
+    return make

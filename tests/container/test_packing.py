@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from container_src.sft.architectures import KNOWN, find_architecture, shrink
+from container_src.sft.architectures import KNOWN
 from container_src.sft.batches import Padding
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import IGNORED, Encoded
 from container_src.sft.evaluate import sum_tokens
-from container_src.sft.fast_conditions import find_reason
-from container_src.sft.fast_step import FastStep, NoFastStep, _step_seed, find_reason_against
+from container_src.sft.fast_conditions import NoFastStep, find_reason
+from container_src.sft.fast_step import FastStep, _step_seed, find_reason_against
 from container_src.sft.groups import find_groups
 from container_src.sft.memory_plan import Setting
 from container_src.sft.packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
@@ -77,27 +77,6 @@ def test_buckets_waste_the_least() -> None:
     assert choose_buckets([64] * 10 + [128, 640, 640, 704], 2) == [704, 64]
     assert choose_buckets([100, 200, 300], 8) == [320, 256, 128]
     assert find_bucket([256, 128], 300) == 320
-
-
-@pytest.fixture(scope="module")
-def make_model() -> Callable[..., Any]:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    def make(name: str, **lora: Any) -> Any:
-        known = find_architecture(name)
-        assert known is not None
-        torch.manual_seed(0)
-        base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shrink(known)), attn_implementation="sdpa")
-        base.requires_grad_(False)
-        settings = {"r": 4, "lora_alpha": 8, "target_modules": TrainConfig().target_modules, **lora}
-        model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data.normal_(0, 0.05)
-        return model
-
-    return make
 
 
 def _rows() -> list[Encoded]:

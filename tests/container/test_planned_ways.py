@@ -35,7 +35,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "dropout in attention": (GEMMA, {"attention_dropout": 0.1}, {}, "dropout in its attention"),
     "another family": (TINYLLAMA, {"model_type": "mistral"}, {}, "the architecture mistral"),
     "a rank too high": (TINYLLAMA, {}, {"lora_r": 256}, "a rank of 256, above 128"),
-    "an adapted head": (TINYLLAMA, {}, {"lora_target_modules": "q_proj,lm_head"}, "other parameters"),
+    "an adapted head": (TINYLLAMA, {}, {"lora_target_modules": "q_proj,lm_head"}, "other modules"),
     "some projections": (TINYLLAMA, {}, {"lora_target_modules": "q_proj,down_proj"}, ""),
     "trained biases": (QWEN, {}, {"lora_bias": "all"}, "biases are trained"),
     "switched off": (QWEN, {}, {"fast_step": "off"}, "fast_step = off"),

@@ -213,7 +213,7 @@ def _score(model: Model, size: int, processes: int = 1, give_way: Callable[[], b
     accelerator = _accelerator("no")
     scoring = Scoring(size, processes, give_way)
     found = [
-        scoring.run(lambda at_once: score_rows(model, ROWS, Padding(0, 0), at_once, accelerator), len(ROWS))
+        scoring.run(lambda at_once: score_rows(model, ROWS, Padding(0, 0), at_once, accelerator), ROWS)
         for _ in range(2)
     ]
     assert found[0] == found[1] and model.training

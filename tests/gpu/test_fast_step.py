@@ -21,12 +21,13 @@ from container_src.sft.batches import Padding
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import Encoded
 from container_src.sft.evaluate import sum_tokens
+from container_src.sft.fast_conditions import NoFastStep
 
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
 from container_src.sft import slots  # noqa: E402
-from container_src.sft.fast_step import FastStep, NoFastStep  # noqa: E402
+from container_src.sft.fast_step import FastStep  # noqa: E402
 from container_src.sft.groups import load_weight  # noqa: E402
 from container_src.sft.kernels import MANY_TOKENS  # noqa: E402
 from container_src.sft.memory_plan import Setting  # noqa: E402

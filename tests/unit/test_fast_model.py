@@ -186,7 +186,7 @@ def test_the_way_is_the_one_that_the_container_took() -> None:
         ("A10G", 1, {"compute_dtype": "float32"}, "the arithmetic is float32"),
         ("A10G", 1, {"lora_bias": "all"}, "biases are trained"),
         ("A10G", 1, {"lora_r": 256}, "a rank of 256"),
-        ("A10G", 1, {"lora_target_modules": "q_proj,lm_head"}, "other parameters"),
+        ("A10G", 1, {"lora_target_modules": "q_proj,lm_head"}, "other modules"),
     ],
 )
 def test_a_plan_knows_when_a_job_takes_the_plain_path(

@@ -1,0 +1,126 @@
+"""Evaluations by the fast step's own forward pass: rows end to end, and few logits at a time.
+
+Of the model as it is, with the adapter in use or with none. Nothing is kept from one evaluation to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch  # noqa: TID253
+
+from . import reference
+from .attention import BlockAttention, FlashAttention
+from .batches import Padding
+from .data import Encoded
+from .decoder import Decoder, find_obstacle_to_scores
+from .evaluate import AbandonedError, RowScores, resting, sum_tokens
+from .fast_conditions import NoFastStep
+from .gpu_room import free_bytes, shape_of
+from .memory_plan import ROOM, choose_scored_tokens, whole_tiles
+from .out_of_memory import is_out_of_memory, shorten
+from .packing import Layout, pack, split_by_tokens
+
+# bfloat16 rounds to three digits, float16 to four; a wrong formula is off by far more
+AGREEMENT = 0.02
+# few, since the plain path's logits are large
+CHECKED_TOKENS = 128
+# a CPU's attention looks at every pair of a packed row's tokens
+TOKENS_ON_CPU = 512
+
+
+class PackedScores:
+    """Scores rows where the job's steps take the fast way; `give_way` frees what they hold, if they hold anything."""
+
+    def __init__(self, model: Any, dtype: Any, give_way: Callable[[], bool], should_stop: Callable[[], bool]) -> None:
+        self._model = model
+        self._dtype = dtype
+        self._give_way = give_way
+        self._should_stop = should_stop
+        self._cuda = torch.cuda.is_available()
+
+    def score(self, rows: list[Encoded]) -> RowScores:
+        """Raises NoFastStep where the plain path must do it, AbandonedError when the job is asked to stop meanwhile."""
+        while True:
+            try:
+                return self._score(rows)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = shorten(error)
+            if not self._give_way():
+                raise NoFastStep(f"out of memory ({problem})")
+            torch.cuda.empty_cache()  # here: the exception held what is given back
+
+    def _score(self, rows: list[Encoded]) -> RowScores:
+        longest = whole_tiles(max(len(row.input_ids) for row in rows))
+        decoder = self._begin(rows[0].input_ids[:CHECKED_TOKENS], longest)
+        order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids), reverse=True)
+        sums = []
+        for group in split_by_tokens([rows[number] for number in order], self._limit(longest)):
+            if self._should_stop():
+                raise AbandonedError
+            sums.append(score_packed(decoder, group, longest))
+        found = torch.empty(len(rows), 2, dtype=torch.float64)
+        found[order] = torch.cat(sums).cpu()
+        losses, rights = found.T.tolist()
+        return RowScores(losses, rights, [row.trained for row in rows])
+
+    def _limit(self, longest: int) -> int:
+        if not self._cuda:
+            return TOKENS_ON_CPU
+        return choose_scored_tokens(shape_of(self._model), longest, int(ROOM * free_bytes()))
+
+    def _begin(self, ids: list[int], longest: int) -> Decoder:
+        if reason := find_obstacle_to_scores(self._model):
+            raise NoFastStep(reason)
+        ops = load_ops() if self._cuda else reference
+        scale = shape_of(self._model).head ** -0.5
+        attention = FlashAttention(scale, longest) if self._cuda else BlockAttention(scale)
+        try:
+            decoder = Decoder(self._model, attention, ops, self._dtype, longest, resident=False, trains=False)
+            problem = find_difference(self._model, decoder, ids, longest, self._dtype)
+        except ops.REFUSALS as error:
+            if is_out_of_memory(error):
+                raise
+            raise NoFastStep(f"it cannot begin here ({type(error).__name__}: {shorten(error)})") from error
+        if problem:
+            raise NoFastStep(problem)
+        return decoder
+
+
+def score_packed(decoder: Decoder, rows: list[Encoded], longest: int) -> Any:
+    """Each row's summed loss and how many of its tokens are predicted right, in double precision."""
+    tokens = sum(len(row.input_ids) for row in rows)
+    if decoder.device.type == "cuda":
+        # places for the ends of all rows and of the padding; pinned, so that the host goes on to the next rows at once
+        layout = Layout(whole_tiles(tokens), len(rows) + 1)
+        numbers = torch.tensor(pack(rows, layout, longest, 1, 0)).pin_memory().to(decoder.device, non_blocking=True)
+    else:
+        layout = Layout(tokens, len(rows))
+        numbers = torch.tensor(pack(rows, layout, longest, 1, 0))
+    row = layout.split(numbers)
+    places = torch.arange(layout.tokens, device=decoder.device)
+    owners = torch.bucketize(places, row.ends[1:].contiguous(), right=True).clamp(max=len(rows))
+    sums = torch.zeros(len(rows) + 1, 2, dtype=torch.float64, device=decoder.device)
+    return sums.index_add_(0, owners, decoder.score(row).T.double())[: len(rows)]
+
+
+def find_difference(model: Any, decoder: Decoder, ids: list[int], longest: int, dtype: Any) -> str:
+    """Holds our loss against the model's own on a few tokens: another model may look as if it were known."""
+    rows = [Encoded(ids, ids, False, True)]
+    ours = float(score_packed(decoder, rows, longest)[0, 0])
+    batch = {name: tensor.to(decoder.device) for name, tensor in Padding(0, 0).batch(rows).items()}
+    kind = decoder.device.type
+    with resting(model), torch.no_grad(), torch.autocast(kind, dtype, enabled=kind == "cuda"):
+        theirs = float(sum_tokens(model, batch)[0])
+    if not abs(ours - theirs) <= AGREEMENT * max(abs(theirs), 1e-3):
+        return f"its loss of {ours:.4f} is not the model's own {theirs:.4f}"
+    return ""
+
+
+def load_ops() -> Any:
+    from . import ops
+
+    return ops
