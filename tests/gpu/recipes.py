@@ -2,6 +2,7 @@
 
     python tests/gpu/recipes.py                              all recipes
     python tests/gpu/recipes.py --recipe tinyllama-chatdoctor --dtype float16
+    python tests/gpu/recipes.py --recipe llama2-lora --cap-gib 24    with so much of the GPU's memory
     python tests/gpu/recipes.py --tiny                       the families' stand-ins, on a CPU too
 
 Needs torch, the libraries of the default image and the checkout on PYTHONPATH; reaches for nothing else. Each recipe
@@ -44,6 +45,12 @@ RECIPES = (
 )
 WORDS = ("rest", "water", "pain", "fever", "knee", "doctor", "sleep", "salt", "walk", "dose", "night", "week", "heart")
 STEPS = 20
+CAPPED = Path(__file__).parent / "capped.py"
+import runpy, sys, torch
+share, *sys.argv = sys.argv[1:]
+torch.cuda.set_per_process_memory_fraction(float(share))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 TINY = {"max_steps": 6, "max_length": 48, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 
 
@@ -115,7 +122,7 @@ def choose_settings(name: str, tiny: bool, dtype: str) -> TrainConfig:
     return dataclasses.replace(config, **TINY) if tiny else config
 
 
-def run_recipe(name: str, tiny: bool, dtype: str, folder: Path) -> Result:
+def run_recipe(name: str, tiny: bool, dtype: str, cap_gib: float, folder: Path) -> Result:
     config = choose_settings(name, tiny, dtype)
     architecture = find_architecture(config.model_name_or_path)
     if architecture is None:
@@ -124,7 +131,8 @@ def run_recipe(name: str, tiny: bool, dtype: str, folder: Path) -> Result:
         architecture = shrink(architecture)
     base = folder / name
     make_channels(base, config, architecture)
-    log = _train(base, config)
+    log = _train(base, config, cap_gib)
+    print(*(line for line in log.splitlines() if line.startswith("Fast step: ")), sep="\n", file=sys.stderr)
     manifest, metrics = (
         json.loads((base / "model" / file).read_text(encoding="utf-8")) for file in ("manifest.json", "metrics.json")
     )
@@ -149,10 +157,11 @@ def run_recipe(name: str, tiny: bool, dtype: str, folder: Path) -> Result:
     )
 
 
-def _train(base: Path, config: TrainConfig) -> str:
+def _train(base: Path, config: TrainConfig, cap_gib: float) -> str:
     argv = [text for key, value in encode(config).items() for text in (f"--{key}", str(value))]
+    start = [str(CAPPED), str(cap_gib)] if cap_gib else []
     done = subprocess.run(
-        [sys.executable, str(TRAIN), *argv],
+        [sys.executable, *start, str(TRAIN), *argv],
         env={**os.environ, "SAGEMAKER_BASE_DIR": str(base), "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -182,6 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run the shipped recipes at their real size with random weights.")
     parser.add_argument("--recipe", action="append", choices=RECIPES, help="only this one; repeatable")
     parser.add_argument("--dtype", default="", choices=["bfloat16", "float16", "float32"], help="instead of its own")
+    parser.add_argument("--cap-gib", type=float, default=0.0, help="let a job have so much of the GPU's memory")
     parser.add_argument("--tiny", action="store_true", help="stand-ins of a few hundred thousand parameters")
     parser.add_argument("--out", type=Path, help="also write the results here, as JSON")
     args = parser.parse_args()
@@ -189,7 +199,7 @@ def main() -> None:
     for name in args.recipe or RECIPES:
         # one at a time: a 7B model takes 14 GB of disk
         with tempfile.TemporaryDirectory(prefix="recipe-") as folder:
-            results.append(run_recipe(name, args.tiny, args.dtype, Path(folder)))
+            results.append(run_recipe(name, args.tiny, args.dtype, args.cap_gib, Path(folder)))
         print(f"{name}: done", file=sys.stderr, flush=True)
         if args.out:
             args.out.write_text(json.dumps([result._asdict() for result in results], indent=1), encoding="utf-8")

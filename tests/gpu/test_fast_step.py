@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from container_src.sft.architectures import find_architecture
 from container_src.sft.batches import Padding
 from container_src.sft.config import TrainConfig
 from container_src.sft.data import Encoded
-from container_src.sft.evaluate import sum_tokens
+from container_src.sft.evaluate import RowScores, score_rows, sum_tokens
 from container_src.sft.fast_conditions import NoFastStep
 
 if not torch.cuda.is_available():
@@ -31,6 +32,7 @@ from container_src.sft.fast_step import FastStep  # noqa: E402
 from container_src.sft.groups import load_weight  # noqa: E402
 from container_src.sft.kernels import MANY_TOKENS  # noqa: E402
 from container_src.sft.memory_plan import Setting  # noqa: E402
+from container_src.sft.packed_scores import PackedScores  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 FAMILIES = {
@@ -175,6 +177,37 @@ def test_float16_s_gradients_come_scaled_and_are_within_rounding_of_float32(
     print(f"\n{family}: plain float16 {rounding:.5f}, ours {errors}")
     assert rounding < 0.03
     assert max(errors.values()) < 1.1 * rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_scores_are_within_rounding_of_float32(make_model: Callable[..., Any], family: str, dtype: Any) -> None:
+    model, rows = make_model(family, dtype=dtype), _rows(count=60)
+    kind = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    ours = _scores(model, lambda: PackedScores(model, dtype, lambda: False, lambda: False).score(rows))
+    plain = _scores(model, lambda: _score_plainly(model, rows, kind))
+    model = _as_float32(model)
+    exact = _scores(model, lambda: _score_plainly(model, rows, "no"))
+    for name, losses in exact.items():
+        rounding, error = (float((found[name] - losses).norm() / losses.norm()) for found in (plain, ours))
+        print(f"\n{family} {kind} {name}: plain {rounding:.6f}, ours {error:.6f}")
+        assert rounding < 0.01
+        assert error < 1.2 * rounding + 1e-4
+    assert float((exact["tuned"] - exact["base"]).norm() / exact["base"].norm()) > 0.001
+
+
+def _scores(model: Any, score: Callable[[], RowScores]) -> dict[str, Any]:
+    """Each row's loss, with the adapter and without."""
+    tuned = torch.tensor(score().losses)
+    with model.disable_adapter():
+        return {"tuned": tuned, "base": torch.tensor(score().losses)}
+
+
+def _score_plainly(model: Any, rows: list[Encoded], kind: str) -> RowScores:
+    accelerator = SimpleNamespace(
+        process_index=0, num_processes=1, device="cuda", mixed_precision=kind, reduce=lambda sums, reduction: sums
+    )
+    return score_rows(model, rows, Padding(0, 0), 8, accelerator)
 
 
 @pytest.mark.skipif(torch.cuda.get_device_capability() < slots.HOPPER, reason="for GPUs from the H100 on")
