@@ -5,9 +5,9 @@ python tests/gpu/capped.py GIB SCRIPT [ARGUMENT ...]
 
 from __future__ import annotations
 
-import os
 import runpy
 import sys
+from pathlib import Path
 
 import torch
 
@@ -15,7 +15,7 @@ import torch
 def main() -> None:
     gib, *sys.argv = sys.argv[1:]
     torch.cuda.set_per_process_memory_fraction(float(gib) * 2**30 / torch.cuda.mem_get_info()[1])
-    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

@@ -46,11 +46,6 @@ RECIPES = (
 WORDS = ("rest", "water", "pain", "fever", "knee", "doctor", "sleep", "salt", "walk", "dose", "night", "week", "heart")
 STEPS = 20
 CAPPED = Path(__file__).parent / "capped.py"
-import runpy, sys, torch
-share, *sys.argv = sys.argv[1:]
-torch.cuda.set_per_process_memory_fraction(float(share))
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 TINY = {"max_steps": 6, "max_length": 48, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 
 

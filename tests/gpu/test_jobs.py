@@ -30,11 +30,6 @@ WORDS = ("rest", "water", "pain", "fever", "knee", "doctor", "sleep", "salt", "w
 SETTINGS = {"max_steps": 30, "max_length": 256, "logging_steps": 1, "save_steps": 10, "lora_dropout": 0.05,
             "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-3}  # fmt: skip
 CAPPED = Path(__file__).parent / "capped.py"
-import runpy, sys, torch
-share, *sys.argv = sys.argv[1:]
-torch.cuda.set_per_process_memory_fraction(float(share))
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def _write_base(folder: Path, vocabulary: int = 0) -> None:
