@@ -74,7 +74,9 @@ class TrainConfig:
     lora_bias: Literal["none", "all", "lora_only"] = _in("lora", "none", "which biases are trained", key="bias")
     # training
     per_device_train_batch_size: int = _in("training", 2, "rows a GPU sees at once")
-    per_device_eval_batch_size: int = _in("training", 4, "rows a GPU evaluates at once")
+    per_device_eval_batch_size: int = _in(
+        "training", 4, "rows a GPU evaluates at once; where steps are fast, rows are packed instead"
+    )
     gradient_accumulation_steps: int = _in("training", 4, "micro-batches in one optimizer step")
     learning_rate: float = _in("training", 2e-4, "peak learning rate")
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup", "polynomial"] = _in(

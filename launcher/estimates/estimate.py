@@ -9,7 +9,7 @@ from pathlib import Path
 from launcher.errors import RecipeError
 from launcher.estimates.fast_model import WITHOUT_BFLOAT16
 from launcher.estimates.memory_model import Memory, UnknownShape, find_model_config, make_shape, usable_gib, whole_gib
-from launcher.estimates.step_model import estimate_steps, pad_rows
+from launcher.estimates.step_model import estimate_steps
 from launcher.estimates.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_duration
 from launcher.instances import INSTANCES, Instance, find_instance
 from launcher.plan import Plan
@@ -146,8 +146,7 @@ def make_estimate(plan: Plan, price: Price | None = None) -> Estimate:
     if not known or not steps.duration or not train:
         what = f"speed of the {known.gpu}" if known and not steps.duration else f"GPU of {compute.instance}"
         return dataclasses.replace(found, unknown=f"the {what} is not known here")
-    scored = pad_rows(evaluation, config) if evaluation else None
-    duration = estimate_duration(shape, config, steps.duration, train, scored, known.gpu, processes, steps.again)
+    duration = estimate_duration(shape, config, steps.duration, train, steps.scoring, processes, steps.again)
     return dataclasses.replace(found, duration=duration)
 
 

@@ -40,10 +40,9 @@ def explain(scored: Scored, base: float, usable: float, held: Held | None) -> st
     if held and not held.leaves_room(scored, usable):
         when = "at every evaluation" if held.never_leaves_room(scored, usable) else "where evaluated rows are long"
         clauses.append(f"the fast step gives its memory back {when}")
-        if rows := scored.fitting_rows(usable - OVERHEAD / GIB - held.most):
-            return f"{clauses[0]}, but not with per_device_eval_batch_size = {rows}"
     room = base + (usable - base) / (1 + SPREAD) - scored.fixed
-    if 0 < room < scored.most_logits:  # below 0, the base alone is too much
+    # below 0, the base alone is too much; packed rows have few logits at a time
+    if scored.rows and 0 < room < scored.most_logits:
         clauses.append(f"an evaluation's logits alone take {scored.most_logits:.1f} GiB")
         if (rows := max(1, scored.fitting_rows(room))) < scored.rows:
             logits = scored.most_logits * rows / scored.rows

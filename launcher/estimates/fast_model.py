@@ -22,11 +22,11 @@ from launcher.estimates.memory_model import (
     SPREAD,
     Lengths,
     Memory,
+    Scored,
     Shape,
     base_gib,
     estimate_evaluation,
     off,
-    step_down,
 )
 from launcher.estimates.time_model import REACHABLE_TFLOPS
 
@@ -49,6 +49,8 @@ READ_BYTES, UNPACKED_BYTES = 2.6, 16.2
 COPIED_BYTES = 4.0
 # What moves for each byte that a layer keeps, and what its kernels take however few the tokens (fitted).
 TRAFFIC, LAYER_S = 12.0, 0.22e-3
+# What a layer takes of an evaluation's packed row however few its tokens, mostly to start its kernels (fitted to two).
+SCORED_LAYER_S = 1.7e-3
 # An 8-bit optimizer updates each of the adapters' matrices by a call of its own (fitted).
 MATRIX_S = 0.079e-3
 EIGHT_BIT = ("paged_adamw_8bit", "adamw_8bit")
@@ -127,14 +129,13 @@ def estimate_fast_memory(
     usable: float,
 ) -> Memory:
     """For the same steps; `plain` is what is left where no way fits, `usable` what the GPU has."""
-    scored, base = estimate_evaluation(shape, config, evaluation), base_gib(shape, config)
-    fewest_scored = estimate_evaluation(shape, step_down(config), evaluation)
+    scored, base = estimate_scored(shape, config, evaluation), base_gib(shape, config)
     smallest = [min(_peaks(shape, config, chosen.step)) for chosen in (fewest, most)]
     needed = _loaded_gib(shape, config) + (smallest[1] + OVERHEAD / GIB - base) / ROOM
     either = replace(
         plain,
-        least=min(plain.least, off(base, max(smallest[0], fewest_scored.surely), -SPREAD)),
-        enough=min(plain.enough, max(needed, off(base, fewest_scored.most, SPREAD))),
+        least=min(plain.least, off(base, max(smallest[0], scored.surely), -SPREAD)),
+        enough=min(plain.enough, max(needed, off(base, scored.most, SPREAD))),
     )
     held = find_held(shape, config, most, fewest)
     if held is None:
@@ -148,6 +149,17 @@ def estimate_fast_memory(
         low=max(held.surely, off(base, scored.surely, -SPREAD)),
         high=max(held.most + OVERHEAD / GIB, off(base, scored.most, SPREAD)),
     )
+
+
+def estimate_scored(shape: Shape, config: TrainConfig, rows: Lengths | None) -> Scored:
+    """An evaluation of packed rows, which are as short as the longest example where there is no room for more."""
+    if rows is None:
+        return Scored()
+    most, surely = (
+        memory_plan.scoring_bytes(_sizes(shape, config), memory_plan.whole_tiles(length)) / GIB
+        for length in (rows.most, rows.surely)
+    )
+    return Scored(0, estimate_evaluation(shape, config, rows).fixed, most, surely)
 
 
 def _peaks(shape: Shape, config: TrainConfig, step: Step) -> list[float]:
@@ -184,3 +196,15 @@ def estimate_seconds(shape: Shape, config: TrainConfig, step: Step, setting: Set
     arithmetic = (products * PRODUCTS + attention * ATTENTION) / (REACHABLE_TFLOPS[gpu] * 1e12)
     traffic = moved / (TERABYTES_PER_S[gpu] * 1e12)
     return arithmetic + traffic + parts * shape.layers * LAYER_S + matrices * MATRIX_S
+
+
+def estimate_scoring_seconds(shape: Shape, config: TrainConfig, count: int, length: float, gpu: str) -> float:
+    """One evaluation of so many packed rows; the host starts the kernels while the GPU computes."""
+    tokens = count * length
+    parts = math.ceil(tokens / max(memory_plan.SCORED_TOKENS, length))
+    products = 2 * (shape.linear_parameters + shape.vocabulary * shape.hidden) * tokens
+    attention = 2 * tokens * length * shape.queries * shape.layers
+    laid_out = UNPACKED_BYTES if config.load_in_4bit else COPIED_BYTES
+    traffic = parts * shape.linear_parameters * (READ_BYTES + laid_out) / (TERABYTES_PER_S[gpu] * 1e12)
+    arithmetic = (products * PRODUCTS + attention * ATTENTION) / (REACHABLE_TFLOPS[gpu] * 1e12)
+    return max(arithmetic + traffic, parts * shape.layers * SCORED_LAYER_S)

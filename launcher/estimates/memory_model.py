@@ -215,7 +215,10 @@ def _training(shape: Shape, config: TrainConfig, length: int) -> float:
 
 @dataclass(frozen=True)
 class Scored:
-    """GiB of an evaluation of so many rows at once: what is there anyway, and their logits, at most and surely."""
+    """GiB of an evaluation: what is there anyway, and what so many rows' logits add, at most and surely.
+
+    No rows at once: they are packed, and what is added are a layer's own values or a piece of the logits.
+    """
 
     rows: int = 0
     fixed: float = 0.0

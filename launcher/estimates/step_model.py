@@ -22,7 +22,7 @@ from launcher.estimates.memory_model import (
     make_shape,
     usable_gib,
 )
-from launcher.estimates.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_step
+from launcher.estimates.time_model import REACHABLE_TFLOPS, Duration, Rows, estimate_scoring, estimate_step
 from launcher.instances import Instance, find_single
 
 
@@ -30,13 +30,15 @@ from launcher.instances import Instance, find_single
 class Steps:
     """`duration` is one step's, None where the GPU's speed is not known; `basis` says what that is worth.
 
-    `evaluating` says what evaluations do not leave room for, `again` is what each of them costs the steps after it.
+    `scoring` is one evaluation's. `evaluating` says what evaluations do not leave room for, `again` is what each of
+    them costs the steps after it.
     """
 
     memory: Memory
     way: str
     duration: Duration | None
     basis: str = ""
+    scoring: Duration | None = None
     evaluating: str = ""
     again: Duration = Duration(0.0, 0.0)
 
@@ -64,9 +66,10 @@ def estimate_steps(
         f"plain, since {reason}{_name_single(shape, config, model, train, on) if processes > 1 else ''}",
         estimate_step(shape, config, padded, gpu) if gpu in REACHABLE_TFLOPS else None,
         f"estimate for the {gpu}'s arithmetic",
+        _plain_scoring(shape, config, evaluation, gpu, processes),
         explain(scored, base_gib(shape, config), usable, held=None),
     )
-    return found if reason else _estimate_fast_steps(shape, config, train, lengths, gpu, usable, found)
+    return found if reason else _estimate_fast_steps(shape, config, train, evaluation, gpu, usable, found)
 
 
 def _name_single(shape: Shape, config: TrainConfig, model: Mapping[str, Any], train: Rows, on: Instance | None) -> str:
@@ -79,9 +82,10 @@ def _name_single(shape: Shape, config: TrainConfig, model: Mapping[str, Any], tr
 
 
 def _estimate_fast_steps(
-    shape: Shape, config: TrainConfig, train: Rows, lengths: Lengths | None, gpu: str, usable: float, plain: Steps
+    shape: Shape, config: TrainConfig, train: Rows, evaluation: Rows | None, gpu: str, usable: float, plain: Steps
 ) -> Steps:
-    """`plain` is what is left where a row is too long for the fast way; `lengths` are those of evaluated rows."""
+    """`plain` is what is left where a row is too long for the fast way."""
+    lengths = _lengths(evaluation, config) if evaluation else None
     full, long, short = _find_steps(train, config)
     most, fewest = (Chosen(step, choose_setting(shape, config, step, usable)) for step in (full, short))
     memory = fast_model.estimate_fast_memory(shape, config, most, fewest, lengths, plain.memory, usable)
@@ -94,12 +98,13 @@ def _estimate_fast_steps(
         mixed = Duration(low[0], plain.duration.high) if low and plain.duration else None
         return replace(plain, memory=memory, way=way, duration=mixed)
     high = _fast_seconds(shape, config, long, most.setting, gpu)
-    scored = estimate_evaluation(shape, config, lengths)
+    scored = fast_model.estimate_scored(shape, config, lengths)
     return Steps(
         memory,
         f"fast: {most.setting}",
         Duration(low[0], high[1]) if low and high else None,
         f"estimate: steps measured on an {fast_model.MEASURED_GPU}, scaled to the {gpu}'s arithmetic and bandwidth",
+        _fast_scoring(shape, config, evaluation, gpu),
         explain(scored, memory.base, usable, held if config.eval_strategy != "no" else None),
         find_new_beginning(held, scored, usable),
     )
@@ -115,8 +120,27 @@ def _fast_seconds(
     return seconds / spread, seconds * spread
 
 
+def _plain_scoring(
+    shape: Shape, config: TrainConfig, evaluation: Rows | None, gpu: str, processes: int
+) -> Duration | None:
+    if evaluation is None or gpu not in REACHABLE_TFLOPS:
+        return None
+    return estimate_scoring(shape, config, pad_rows(evaluation, config), gpu, processes)
+
+
+def _fast_scoring(shape: Shape, config: TrainConfig, evaluation: Rows | None, gpu: str) -> Duration | None:
+    if evaluation is None or not fast_model.knows_speed(gpu):
+        return None
+    low, high = (
+        fast_model.estimate_scoring_seconds(shape, config, evaluation.count, length, gpu)
+        for length in (evaluation.fewest_tokens, evaluation.most_tokens)
+    )
+    spread = fast_model.spread_of(gpu)
+    return Duration(low / spread, high * spread)
+
+
 def pad_rows(rows: Rows, config: TrainConfig) -> Rows:
-    """As the plain path and evaluations see them."""
+    """As the plain path sees them."""
     if config.padding == "max_length":
         return replace(rows, fewest_tokens=config.max_length, most_tokens=config.max_length)
     return rows

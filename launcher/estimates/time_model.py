@@ -60,19 +60,19 @@ def estimate_duration(
     config: TrainConfig,
     step: Duration,
     train: Rows,
-    evaluation: Rows | None,
-    gpu: str,
+    scoring: Duration | None,
     gpus: int,
     again: Duration,
 ) -> Duration:
-    """Of a whole job of such steps, its start included. Evaluations take the plain path; `again` is what each costs."""
+    """Of a whole job of such steps, its start included. `again` is what each evaluation costs the step after it."""
     schedule = make_schedule(config, train.count, gpus)
     low, high = schedule.total * step.low, schedule.total * step.high
-    if evaluation:
+    if scoring:
         between = _evaluations(config, schedule.total, schedule.per_epoch)
-        one, passes = _evaluation(shape, config, evaluation, gpu, gpus), between + FINAL_PASSES
+        passes = between + FINAL_PASSES
         begun = max(0, between - 1)  # the last one has no step after it
-        low, high = low + passes * one.low + begun * again.low, high + passes * one.high + begun * again.high
+        low += passes * scoring.low + begun * again.low
+        high += passes * scoring.high + begun * again.high
     model_bytes = 2 * shape.parameters
     around = [start + model_bytes / rate + end for start, rate, end in zip(START_S, DOWNLOAD_RATE, END_S, strict=True)]
     return Duration(around[0] + low, around[1] + high, schedule.total)
@@ -104,7 +104,8 @@ def _arithmetic(shape: Shape, config: TrainConfig, tokens: float) -> float:
     return per_weight * (shape.linear_parameters + shape.vocabulary * shape.hidden) * tokens
 
 
-def _evaluation(shape: Shape, config: TrainConfig, rows: Rows, gpu: str, gpus: int) -> Duration:
+def estimate_scoring(shape: Shape, config: TrainConfig, rows: Rows, gpu: str, gpus: int) -> Duration:
+    """One evaluation by the plain path."""
     steps = rows.count / (config.effective_batch_size * gpus)
     step = estimate_step(shape, config, rows, gpu)
     return Duration(FORWARD_SHARE * steps * step.low, FORWARD_SHARE * steps * step.high)

@@ -22,6 +22,7 @@ from launcher.estimates.fast_model import (
     Step,
     choose_setting,
     estimate_fast_memory,
+    estimate_scoring_seconds,
     estimate_seconds,
     find_reason_against,
     spread_of,
@@ -36,6 +37,7 @@ README = Path(__file__).parents[2] / "README.md"
 H200 = Instance(1, "H200", 141, 256)
 BENCH = re.compile(r"^\| ([^|]+) \| ([\d,.]+) \| ([\d,.]+) \|[^|]*\|[^|]*\| ([\d.]+) \| `([^`]+)` \|$", re.M)
 JOB = re.compile(r"^\| ([\w.-]+) \| ([\d.]+) \| ([\d.]+) \| ([\d,]+) \|$", re.M)
+EVALUATION = re.compile(r"^\| [^|]+ \| ([\d.]+) \| [\d.]+ \| [\d.]+, [\d.]+ \| [\d.]+ \| (.+) \|$", re.M)
 MODELS = {
     "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B",
     "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
@@ -138,6 +140,16 @@ def test_the_time_of_the_recipes_is_met_within_ten_percent(name: str) -> None:
     seconds, measured = seconds_of(TABLE[name]), TABLE[name].seconds
     assert seconds == pytest.approx(measured, rel=0.1)
     assert seconds / spread_of("H200") < measured < seconds * spread_of("H200")
+
+
+def test_the_time_of_a_packed_evaluation_is_met_within_ten_percent() -> None:
+    found = EVALUATION.findall(README.read_text(encoding="utf-8"))
+    assert len(found) == 2
+    for seconds, options in found:
+        model = re.search(r"--model ([\w.-]+)", options)
+        config = TrainConfig(model_name_or_path=MODELS[model[1] if model else "qwen2.5-1.5b"])
+        estimated = estimate_scoring_seconds(find_shape(config, None), config, 512, 123_346 / 512, "H200")
+        assert estimated == pytest.approx(float(seconds), rel=0.1)
 
 
 @pytest.mark.parametrize("unseen", MODELS.values())
