@@ -109,12 +109,16 @@ def run_job(python: Path, base: Path) -> tuple[str, dict[str, Any], dict[str, An
 
 
 def hold_steps_together(python: Path, folder: Path) -> str:
-    """Packed steps against plain ones: each step's loss and norm of the gradient."""
-    found = {}
+    """Packed steps and evaluations against plain ones: each step's loss and norm of the gradient, base and tuned."""
+    found, scores = {}, {}
     for way in ("on", "off"):
         log = train(python, folder / way, {**STEPS, "fast_step": way})
         lines = (folder / way / "model" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         found[way] = [json.loads(line) for line in lines if '"loss"' in line]
+        metrics = json.loads((folder / way / "model" / "metrics.json").read_text(encoding="utf-8"))
+        scores[way] = [metrics["base_loss"], metrics["eval_loss"]]
+        if "No packed evaluation" in log:
+            raise SystemExit(f"An evaluation was not packed:\n{log}")
         if ("Fast step: packed rows" in log) != (way == "on"):
             raise SystemExit(f"fast_step = {way} was not what ran:\n{log}")
     pairs = [
@@ -122,10 +126,11 @@ def hold_steps_together(python: Path, folder: Path) -> str:
         for one, other in zip(found["on"], found["off"], strict=True)
         for key in ("loss", "grad_norm")
     ]
+    pairs += zip(*scores.values(), strict=True)
     apart = max(abs(one - other) / abs(other) for one, other in pairs)
-    if apart > AGREEMENT or len(pairs) != 2 * STEPS["max_steps"]:
+    if apart > AGREEMENT or len(pairs) != 2 * STEPS["max_steps"] + 2:
         raise SystemExit(f"Packed and plain steps differ by {apart:.1e}: {pairs}")
-    return f"packed steps as plain ones, apart by {apart:.1e} at most"
+    return f"packed steps and evaluations as plain ones, apart by {apart:.1e} at most"
 
 
 def resume(python: Path) -> str:
