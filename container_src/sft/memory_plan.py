@@ -131,12 +131,11 @@ def scoring_bytes(shape: Shape, tokens: int) -> int:
     return int(1.03 * (weights + adapters + max(layer, logits)))
 
 
-def choose_scored_tokens(shape: Shape, longest: int, room: int) -> int:
-    """Tokens of a packed row of an evaluation, as far as so many free bytes hold them; the longest example at least."""
-    tokens = SCORED_TOKENS
-    while tokens > longest and scoring_bytes(shape, tokens) > room:
-        tokens //= 2
-    return max(tokens, longest)
+def choose_scored_tokens(shape: Shape, most: int, longest: int, room: int | None) -> int:
+    """Tokens of an evaluation's packed row, as many as fit into so many free bytes; the longest example's at least."""
+    while room is not None and most > longest and scoring_bytes(shape, most) > room:
+        most //= 2
+    return max(most, longest)
 
 
 def iter_settings(load: Load) -> Iterator[Setting]:

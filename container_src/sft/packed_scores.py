@@ -18,7 +18,7 @@ from .decoder import Decoder, find_obstacle_to_scores
 from .evaluate import AbandonedError, RowScores, resting, sum_tokens
 from .fast_conditions import NoFastStep
 from .gpu_room import free_bytes, shape_of
-from .memory_plan import ROOM, choose_scored_tokens, whole_tiles
+from .memory_plan import ROOM, SCORED_TOKENS, choose_scored_tokens, whole_tiles
 from .out_of_memory import is_out_of_memory, shorten
 from .packing import Layout, pack, split_by_tokens
 
@@ -39,26 +39,34 @@ class PackedScores:
         self._give_way = give_way
         self._should_stop = should_stop
         self._cuda = torch.cuda.is_available()
+        # tokens of a packed row: at most, and those of the last evaluation
+        self._most = SCORED_TOKENS if self._cuda else TOKENS_ON_CPU
+        self._tokens = self._most
 
     def score(self, rows: list[Encoded]) -> RowScores:
         """Raises NoFastStep where the plain path must do it, AbandonedError when the job is asked to stop meanwhile."""
+        longest = whole_tiles(max(len(row.input_ids) for row in rows))
         while True:
             try:
-                return self._score(rows)
+                return self._score(rows, longest)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 problem = shorten(error)
-            if not self._give_way():
+            if self._tokens > longest:
+                self._most = self._tokens // 2
+            elif not self._give_way():
                 raise NoFastStep(f"out of memory ({problem})")
             torch.cuda.empty_cache()  # here: the exception held what is given back
 
-    def _score(self, rows: list[Encoded]) -> RowScores:
-        longest = whole_tiles(max(len(row.input_ids) for row in rows))
+    def _score(self, rows: list[Encoded], longest: int) -> RowScores:
+        room = int(ROOM * free_bytes()) if self._cuda else None
+        self._tokens = choose_scored_tokens(shape_of(self._model), self._most, longest, room)
         decoder = self._begin(rows[0].input_ids[:CHECKED_TOKENS], longest)
+        # by length: what is out of memory is so at once, and the sums do not hang on the order
         order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids), reverse=True)
         sums = []
-        for group in split_by_tokens([rows[number] for number in order], self._limit(longest)):
+        for group in split_by_tokens([rows[number] for number in order], self._tokens):
             if self._should_stop():
                 raise AbandonedError
             sums.append(score_packed(decoder, group, longest))
@@ -66,11 +74,6 @@ class PackedScores:
         found[order] = torch.cat(sums).cpu()
         losses, rights = found.T.tolist()
         return RowScores(losses, rights, [row.trained for row in rows])
-
-    def _limit(self, longest: int) -> int:
-        if not self._cuda:
-            return TOKENS_ON_CPU
-        return choose_scored_tokens(shape_of(self._model), longest, int(ROOM * free_bytes()))
 
     def _begin(self, ids: list[int], longest: int) -> Decoder:
         if reason := find_obstacle_to_scores(self._model):

@@ -111,34 +111,38 @@ def test_a_model_that_only_looks_known_is_scored_by_the_plain_path(make_model: C
         _packed(model).score(_rows())
 
 
-def test_out_of_memory_takes_the_fast_step_s_room_and_then_the_plain_path(
-    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("room", [200, 0])
+def test_out_of_memory_means_shorter_rows_then_the_fast_step_s_room_then_the_plain_path(
+    make_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    model, rows, held = make_model(FAMILIES[0]), _rows(), [True]
+    model, rows, held, tried = make_model(FAMILIES[0]), _rows(), [True], []
     expected = _packed(model).score(rows)
     real = packed_scores.score_packed
 
-    def score(*args: Any) -> Any:
-        if held or never:
+    def score(decoder: Any, group: list[Encoded], longest: int) -> Any:
+        tokens = sum(len(row.input_ids) for row in group)
+        if tokens > 40:  # not what is held against the model
+            tried.append(tokens)
+        if held and tokens > room or not room and tokens > 40:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        return real(*args)
+        return real(decoder, group, longest)
 
-    def give_way() -> bool:
-        return bool(held) and held.pop()
-
-    never = False
     monkeypatch.setattr(packed_scores, "score_packed", score)
-    assert _packed(model, give_way).score(rows) == expected
-    held.append(True)
-    never = True
-    with pytest.raises(NoFastStep, match="out of memory"):
-        _packed(model, give_way).score(rows)
-    assert not held
+    packed = _packed(model, lambda: bool(held) and held.pop())
+    if room:
+        assert _same(packed.score(rows), expected)
+        assert max(tried[:1]) > 256 >= max(tried[1:2]) > 128 >= max(tried[2:]) and held
+        assert _same(packed.score(rows), expected)  # and begins there the next time
+        assert tried.count(tried[0]) == 1
+    else:
+        with pytest.raises(NoFastStep, match="out of memory"):
+            packed.score(rows)
+        assert not held
 
 
 def test_less_room_means_shorter_packed_rows_but_never_shorter_than_an_example() -> None:
     shape = Shape(layers=28, hidden=1536, intermediate=8960, heads=12, kv_heads=2, head=128, vocabulary=151936, rank=16)
-    assert choose_scored_tokens(shape, 256, 2**40) == SCORED_TOKENS
-    assert choose_scored_tokens(shape, 8192, 2**40) == 8192
-    assert choose_scored_tokens(shape, 256, scoring_bytes(shape, 1024)) == 1024
-    assert choose_scored_tokens(shape, 1536, 0) == 1536
+    assert choose_scored_tokens(shape, SCORED_TOKENS, 256, 2**40) == SCORED_TOKENS
+    assert choose_scored_tokens(shape, SCORED_TOKENS, 8192, None) == 8192
+    assert choose_scored_tokens(shape, SCORED_TOKENS, 256, scoring_bytes(shape, 1024)) == 1024
+    assert choose_scored_tokens(shape, SCORED_TOKENS, 1536, 0) == 1536
