@@ -158,13 +158,16 @@ def _judge(
         return unjudged | {"reasons": [f"the job was stopped before its end ({manifest['reason']})."]}
     if evaluated.base is None or evaluated.tuned is None:
         return unjudged | {"reasons": [f"{_why_unjudged(config, len(evaluated.rows)) or 'nothing was evaluated'}."]}
+    base, tuned = evaluated.base, evaluated.tuned
     try:
         held = score_champion(trainer, champion, evaluated.rows) if champion.job else None
+        if held and held.packed != tuned.packed:  # its adapter cannot be packed
+            tuned = trainer.score(evaluated.rows)
+            with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
+                base = trainer.score(evaluated.rows)
     except AbandonedError:
         return unjudged | {"reasons": ["the job was asked to stop before the champion was evaluated."]}
-    weighed = weigh(
-        evaluated.base, held, evaluated.tuned, evaluated.channel, config.seed, config.guarded, evaluated.chosen_by_rows
-    )
+    weighed = weigh(base, held, tuned, evaluated.channel, config.seed, config.guarded, evaluated.chosen_by_rows)
     return weighed | {"decision": "better" if weighed["better"] else "refused"}
 
 

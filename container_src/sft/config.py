@@ -95,7 +95,7 @@ class TrainConfig:
     fast_step: Literal["auto", "on", "off"] = _in(
         "training",
         "auto",
-        "a step's rows packed into one, with fused kernels and CUDA graphs; auto where a GPU has bfloat16 and the "
+        "a step's rows packed into one, with fused kernels and CUDA graphs; auto on GPUs from Ampere on, where the "
         "architecture is known, on also on a CPU; the step's arithmetic is the same",
     )
     logging_steps: int = _in("training", 10, "steps between metric lines")

@@ -1,8 +1,9 @@
 """Forward and backward of the known families' decoders over a packed row, written out.
 
-peft's model stays as it is, for evaluating and saving; this computes its adapters' gradients from the same frozen
-weights. Written out, because then nothing is kept that the backward pass can do without, steps between matrix
-products are one kernel each, and a whole step is a plain list of kernels that a CUDA graph can hold.
+peft's model stays as it is, for saving and for the plain path; this computes its adapters' gradients, and its
+predictions, from the same frozen weights. Written out, because then nothing is kept that the backward pass can do
+without, steps between matrix products are one kernel each, and a step is a plain list of kernels that a CUDA graph can
+hold.
 """
 
 from __future__ import annotations
@@ -36,14 +37,13 @@ def find_obstacle(model: Any) -> str:
     """Why the steps of a model of a known family cannot be computed here, or ""."""
     if reason := find_obstacle_to_scores(model):
         return reason
-    ours = {id(weight) for module in model.modules() if is_adapted(module) for weight in halves_of(module)}
-    if {id(parameter) for parameter in model.parameters() if parameter.requires_grad} != ours:
+    if {id(parameter) for parameter in model.parameters() if parameter.requires_grad} != _find_halves(model):
         return "other parameters than the projections' adapters are trained"
     return ""
 
 
 def find_obstacle_to_scores(model: Any) -> str:
-    """The same of what it predicts with the adapter in use, or with none."""
+    """Why what the model predicts, with the adapter in use or with none, cannot be computed here, or ""."""
     base = model.get_base_model()
     for layer in base.model.layers:
         if name := find_missing(layer):
@@ -53,11 +53,18 @@ def find_obstacle_to_scores(model: Any) -> str:
     return _find_obstacle_in_adapters(model, base)
 
 
+def _find_halves(model: Any) -> set[int]:
+    return {id(weight) for module in model.modules() if is_adapted(module) for weight in halves_of(module)}
+
+
 def _find_obstacle_in_adapters(model: Any, base: Any) -> str:
     ours: set[int] = set()
+    names_in_use: set[str] = set()
     for module in model.modules():
-        if hasattr(module, "lora_A") and len(module.active_adapters) > 1:
-            return "several adapters are in use at a time"
+        if hasattr(module, "lora_A") and not module.disable_adapters:
+            names_in_use |= set(module.active_adapters)
+    if len(names_in_use) > 1:
+        return "several adapters are in use at a time"
     for number, layer in enumerate(base.model.layers):
         for group in find_groups(layer, number).values():
             adapted = [module for module in group.modules if is_adapted(module)]
@@ -70,11 +77,15 @@ def _find_obstacle_in_adapters(model: Any, base: Any) -> str:
                 return "adapters of one layer differ in rank, scale or dropout"
             if reason := find_reason_in_adapters(group.rank, ()):
                 return reason
-            if any(getattr(module, "use_dora", {}).get(name) for module, name in zip(adapted, names, strict=True)):
-                return "the adapters are DoRA's"
-            ours |= set(map(id, adapted))
-    if any(is_adapted(module) and id(module) not in ours for module in model.modules()):
-        return ELSEWHERE
+            for module, name in zip(adapted, names, strict=True):
+                # newer versions of peft keep no use_dora, but what any variant computes instead
+                if getattr(module, "use_dora", {}).get(name) or getattr(module, "lora_variant", {}).get(name):
+                    return "the adapters are DoRA's or another variant"
+                ours |= set(map(id, halves_of(module)))
+    # of embeddings they lie elsewhere, and some have biases of their own
+    for path, parameter in model.named_parameters():
+        if names_in_use & set(path.split(".")) and id(parameter) not in ours:
+            return ELSEWHERE
     return ""
 
 

@@ -41,11 +41,15 @@ def perplexity_of(loss: float) -> float:
 
 @dataclass(frozen=True)
 class RowScores:
-    """Each row's summed loss, how many of its trained tokens were predicted right, and how many there are."""
+    """Each row's summed loss, how many of its trained tokens were predicted right, and how many there are.
+
+    Both ways to score round differently, so what is compared must be scored in the same way.
+    """
 
     losses: list[float]
     rights: list[float]
     tokens: list[int]
+    packed: bool = False
 
     @property
     def total(self) -> Score:

@@ -38,7 +38,7 @@ def choose_arithmetic(compute_dtype: str, has_bfloat16: bool) -> str:
 
 
 def find_reason(
-    config: TrainConfig, model: Ask, arithmetic: str, processes: int, has_gpu: bool, has_bfloat16: bool = True
+    config: TrainConfig, model: Ask, arithmetic: str, processes: int, has_gpu: bool, is_ampere: bool = True
 ) -> str:
     """Why a job's steps must take the plain path, or ""."""
     if config.fast_step == "off":
@@ -47,7 +47,7 @@ def find_reason(
         return "several processes share a step"
     if not has_gpu and config.fast_step != "on":
         return "there is no GPU"
-    if has_gpu and not has_bfloat16:  # float16 would do, but flash attention wants a GPU from Ampere on, too
+    if has_gpu and not is_ampere:  # or newer, which flash attention wants even in float16
         return "the GPU is older than Ampere"
     if has_gpu and arithmetic not in HALVES:
         return f"the arithmetic is {arithmetic}"

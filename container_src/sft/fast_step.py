@@ -25,7 +25,7 @@ from .gpu_room import free_bytes, shape_of
 from .log import say, warn
 from .memory_plan import OVERHEAD, ROOM, Load, Setting, choose_setting, estimate_bytes, whole_tiles
 from .out_of_memory import is_out_of_memory, shorten
-from .packed_scores import CHECKED_TOKENS, find_difference, load_ops
+from .packed_scores import describe_refusal, find_difference, load_ops
 from .packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 BUCKETS = 8
@@ -138,7 +138,7 @@ class FastStep:
         except ops.REFUSALS as error:
             if is_out_of_memory(error) or self._is_failed_capture(error):
                 raise
-            raise NoFastStep(f"it cannot begin here ({type(error).__name__}: {shorten(error)})") from error
+            raise NoFastStep(describe_refusal(error)) from error
 
     def _is_failed_capture(self, error: Exception) -> bool:
         captures = self.setting is not None and self.setting.graph
@@ -153,8 +153,7 @@ class FastStep:
         decoder.checkpointing = self.setting.checkpointing
         decoder.begin_step()
         self._decoder = decoder
-        ids = rows[0].input_ids[:CHECKED_TOKENS]
-        if problem := find_difference(self._model, decoder, ids, self._longest, self._dtype):
+        if problem := find_difference(self._model, decoder, rows, self._longest, self._dtype):
             raise NoFastStep(problem)
         if self._cuda:
             lengths = [sum(part) for part in parts]

@@ -32,6 +32,8 @@ def compare_with_base(trainer: Any, channel: str, rows: list[Encoded], kept: int
     tuned = latest if known else trainer.score(rows)
     with model.disable_adapter():
         base = trainer.score(rows)
+    if base.packed != tuned.packed:  # packing was given up in between
+        tuned = trainer.score(rows)
     chosen_by_rows = channel == "eval" and config.load_best_model_at_end
     comparison = compare(base, tuned, channel, config.seed, chosen_by_rows=chosen_by_rows)
     say(f"Evaluation: {comparison['sentence']}")

@@ -194,9 +194,9 @@ class RestingAdapters:
 
 
 class Weights:
-    """The widened weights: all of them resident, or unpacked anew for each use into one buffer for each kind and shape.
+    """The widened weights: all of them resident, or unpacked anew for each use into one buffer for each kind and rank.
 
-    Layers differ in shape where an earlier job's adapters differ in rank from layer to layer.
+    Layers differ in rank where an earlier job's adapters do, and put their upper halves into other columns then.
     """
 
     def __init__(self, groups: list[Group], ops: Any, dtype: Any, device: Any, resident: bool) -> None:
@@ -211,8 +211,8 @@ class Weights:
             if resident:
                 self._kept[group.site] = torch.zeros(shape, dtype=dtype, device=device)
                 self._unpack(group, self._kept[group.site])
-            elif (group.kind, group.columns) not in self._buffers:
-                self._buffers[group.kind, group.columns] = torch.zeros(shape, dtype=dtype, device=device)
+            elif (group.kind, group.rank) not in self._buffers:
+                self._buffers[group.kind, group.rank] = torch.zeros(shape, dtype=dtype, device=device)
 
     def _unpack(self, group: Group, target: Any) -> None:
         start = 0
@@ -228,7 +228,7 @@ class Weights:
     def of(self, group: Group) -> Any:
         if self.resident:
             return self._kept[group.site]
-        target = self._buffers[group.kind, group.columns]
+        target = self._buffers[group.kind, group.rank]
         self._unpack(group, target)
         self._ops.place_up(group.up, group.sizes, target, group.width)
         return target

@@ -5,6 +5,7 @@ Of the model as it is, with the adapter in use or with none. Nothing is kept fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,9 @@ from .memory_plan import ROOM, SCORED_TOKENS, choose_scored_tokens, whole_tiles
 from .out_of_memory import is_out_of_memory, shorten
 from .packing import Layout, pack, split_by_tokens
 
-# bfloat16 rounds to three digits, float16 to four; a wrong formula is off by far more
-AGREEMENT = 0.02
+# Of a loss: bfloat16 rounds to three digits, float16 to four; a wrong formula is off by far more. And of each token's,
+# since what is left of the loss of rows known by heart is mostly rounding.
+AGREEMENT, ROUNDING = 0.02, 0.005
 # few, since the plain path's logits are large
 CHECKED_TOKENS = 128
 # a CPU's attention looks at every pair of a packed row's tokens
@@ -62,20 +64,24 @@ class PackedScores:
     def _score(self, rows: list[Encoded], longest: int) -> RowScores:
         room = int(ROOM * free_bytes()) if self._cuda else None
         self._tokens = choose_scored_tokens(shape_of(self._model), self._most, longest, room)
-        decoder = self._begin(rows[0].input_ids[:CHECKED_TOKENS], longest)
         # by length: what is out of memory is so at once, and the sums do not hang on the order
         order = sorted(range(len(rows)), key=lambda number: len(rows[number].input_ids), reverse=True)
-        sums = []
-        for group in split_by_tokens([rows[number] for number in order], self._tokens):
+        first, *others = split_by_tokens([rows[number] for number in order], self._tokens)
+        decoder, scores = self._begin(first, longest)
+        sums = [scores]
+        for group in others:
             if self._should_stop():
                 raise AbandonedError
             sums.append(score_packed(decoder, group, longest))
         found = torch.empty(len(rows), 2, dtype=torch.float64)
         found[order] = torch.cat(sums).cpu()
         losses, rights = found.T.tolist()
-        return RowScores(losses, rights, [row.trained for row in rows])
+        return RowScores(losses, rights, [row.trained for row in rows], packed=True)
 
-    def _begin(self, ids: list[int], longest: int) -> Decoder:
+    def _begin(self, rows: list[Encoded], longest: int) -> tuple[Decoder, Any]:
+        """With the first packed row's scores, whose kernels may be others than those of what is checked."""
+        if self._should_stop():
+            raise AbandonedError
         if reason := find_obstacle_to_scores(self._model):
             raise NoFastStep(reason)
         ops = load_ops() if self._cuda else reference
@@ -83,14 +89,19 @@ class PackedScores:
         attention = FlashAttention(scale, longest) if self._cuda else BlockAttention(scale)
         try:
             decoder = Decoder(self._model, attention, ops, self._dtype, longest, resident=False, trains=False)
-            problem = find_difference(self._model, decoder, ids, longest, self._dtype)
+            problem = find_difference(self._model, decoder, rows, longest, self._dtype)
+            scores = None if problem else score_packed(decoder, rows, longest)
         except ops.REFUSALS as error:
             if is_out_of_memory(error):
                 raise
-            raise NoFastStep(f"it cannot begin here ({type(error).__name__}: {shorten(error)})") from error
+            raise NoFastStep(describe_refusal(error)) from error
         if problem:
             raise NoFastStep(problem)
-        return decoder
+        return decoder, scores
+
+
+def describe_refusal(error: Exception) -> str:
+    return f"it cannot begin here ({type(error).__name__}: {shorten(error)})"
 
 
 def score_packed(decoder: Decoder, rows: list[Encoded], longest: int) -> Any:
@@ -110,15 +121,21 @@ def score_packed(decoder: Decoder, rows: list[Encoded], longest: int) -> Any:
     return sums.index_add_(0, owners, decoder.score(row).T.double())[: len(rows)]
 
 
-def find_difference(model: Any, decoder: Decoder, ids: list[int], longest: int, dtype: Any) -> str:
+def find_difference(model: Any, decoder: Decoder, rows: list[Encoded], longest: int, dtype: Any) -> str:
     """Holds our loss against the model's own on a few tokens: another model may look as if it were known."""
-    rows = [Encoded(ids, ids, False, True)]
-    ours = float(score_packed(decoder, rows, longest)[0, 0])
-    batch = {name: tensor.to(decoder.device) for name, tensor in Padding(0, 0).batch(rows).items()}
+    few: list[Encoded] = []
+    for row in rows:
+        if room := CHECKED_TOKENS - sum(len(taken.input_ids) for taken in few):
+            ids = row.input_ids[:room]
+            few.append(Encoded(ids, ids, False, True))
+    ours = float(score_packed(decoder, few, longest)[:, 0].sum())
+    batch = {name: tensor.to(decoder.device) for name, tensor in Padding(0, 0).batch(few).items()}
     kind = decoder.device.type
     with resting(model), torch.no_grad(), torch.autocast(kind, dtype, enabled=kind == "cuda"):
         theirs = float(sum_tokens(model, batch)[0])
-    if not abs(ours - theirs) <= AGREEMENT * max(abs(theirs), 1e-3):
+    if not math.isfinite(theirs):
+        return "the model's loss is no number"
+    if not abs(ours - theirs) <= max(AGREEMENT * theirs, ROUNDING * sum(row.trained for row in few)):
         return f"its loss of {ours:.4f} is not the model's own {theirs:.4f}"
     return ""
 

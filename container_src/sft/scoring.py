@@ -24,14 +24,17 @@ class Scoring:
         self._size = size
         self._processes = processes
         self._give_way = give_way
+        self._packs = True
 
     def run(self, score: Callable[[int], RowScores], rows: list[Encoded], packed: Packed | None = None) -> RowScores:
         """`score`, the plain path, is asked anew, with fewer rows at once, until the memory is enough."""
-        if packed is not None:
+        if packed is not None and self._packs:
             try:
                 return packed(rows)
             except NoFastStep as why:
-                warn(f"No packed evaluation: {why}. It is made by the plain path.")
+                # for good, so that what is scored again is scored as the other was
+                self._packs = False
+                warn(f"No packed evaluation: {why}. This one and those to come are made by the plain path.")
         while True:
             at_once = min(self._size, len(rows))
             try:

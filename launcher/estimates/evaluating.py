@@ -22,10 +22,10 @@ class Held:
 
     def leaves_room(self, scored: Scored, usable: float) -> bool:
         """For evaluations, however long their rows are."""
-        return self.most + scored.most_logits + OVERHEAD / GIB <= usable
+        return self.most + scored.most_added + OVERHEAD / GIB <= usable
 
     def never_leaves_room(self, scored: Scored, usable: float) -> bool:
-        return self.surely + scored.surely_logits > usable
+        return self.surely + scored.surely_added > usable
 
 
 def find_new_beginning(held: Held, scored: Scored, usable: float) -> Duration:
@@ -42,9 +42,9 @@ def explain(scored: Scored, base: float, usable: float, held: Held | None) -> st
         clauses.append(f"the fast step gives its memory back {when}")
     room = base + (usable - base) / (1 + SPREAD) - scored.fixed
     # below 0, the base alone is too much; packed rows have few logits at a time
-    if scored.rows and 0 < room < scored.most_logits:
-        clauses.append(f"an evaluation's logits alone take {scored.most_logits:.1f} GiB")
+    if scored.rows and 0 < room < scored.most_added:
+        clauses.append(f"an evaluation's logits alone take {scored.most_added:.1f} GiB")
         if (rows := max(1, scored.fitting_rows(room))) < scored.rows:
-            logits = scored.most_logits * rows / scored.rows
+            logits = scored.most_added * rows / scored.rows
             clauses[-1] += f", {logits:.1f} with per_device_eval_batch_size = {rows}"
     return "; ".join(clauses)

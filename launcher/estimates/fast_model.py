@@ -141,8 +141,8 @@ def estimate_fast_memory(
     if held is None:
         return either
     if held.leaves_room(scored, usable):
-        peak = held.most + scored.most_logits
-        return replace(either, peak=peak, low=held.surely + scored.surely_logits, high=peak + OVERHEAD / GIB)
+        peak = held.most + scored.most_added
+        return replace(either, peak=peak, low=held.surely + scored.surely_added, high=peak + OVERHEAD / GIB)
     return replace(
         either,
         peak=max(held.most, scored.most),
@@ -201,7 +201,7 @@ def estimate_seconds(shape: Shape, config: TrainConfig, step: Step, setting: Set
 def estimate_scoring_seconds(shape: Shape, config: TrainConfig, count: int, length: float, gpu: str) -> float:
     """One evaluation of so many packed rows; the host starts the kernels while the GPU computes."""
     tokens = count * length
-    parts = math.ceil(tokens / max(memory_plan.SCORED_TOKENS, length))
+    parts = math.ceil(count / max(1, memory_plan.SCORED_TOKENS // math.ceil(length)))
     products = 2 * (shape.linear_parameters + shape.vocabulary * shape.hidden) * tokens
     attention = 2 * tokens * length * shape.queries * shape.layers
     laid_out = UNPACKED_BYTES if config.load_in_4bit else COPIED_BYTES

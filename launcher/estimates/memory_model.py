@@ -222,20 +222,20 @@ class Scored:
 
     rows: int = 0
     fixed: float = 0.0
-    most_logits: float = 0.0
-    surely_logits: float = 0.0
+    most_added: float = 0.0
+    surely_added: float = 0.0
 
     @property
     def most(self) -> float:
-        return self.fixed + self.most_logits
+        return self.fixed + self.most_added
 
     @property
     def surely(self) -> float:
-        return self.fixed + self.surely_logits
+        return self.fixed + self.surely_added
 
     def fitting_rows(self, room: float) -> int:
         """How many at once have logits for which there is surely room."""
-        return max(0, int(room * self.rows / self.most_logits))
+        return max(0, int(room * self.rows / self.most_added))
 
 
 def estimate_evaluation(shape: Shape, config: TrainConfig, rows: Lengths | None) -> Scored:

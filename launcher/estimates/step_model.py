@@ -96,7 +96,10 @@ def _estimate_fast_steps(
     if held is None or most.setting is None:
         way = f"fast: {fewest.setting}; plain where rows are too long for it"
         mixed = Duration(low[0], plain.duration.high) if low and plain.duration else None
-        return replace(plain, memory=memory, way=way, duration=mixed)
+        scoring = _fast_scoring(shape, config, evaluation, gpu)
+        if scoring and plain.scoring:
+            scoring = Duration(scoring.low, plain.scoring.high)
+        return replace(plain, memory=memory, way=way, duration=mixed, scoring=scoring)
     high = _fast_seconds(shape, config, long, most.setting, gpu)
     scored = fast_model.estimate_scored(shape, config, lengths)
     return Steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -25,6 +26,7 @@ from container_src.sft.challenge import Evaluated, challenge, check_challenge, d
 from container_src.sft.checkpoint import Origin
 from container_src.sft.config import TrainConfig
 from container_src.sft.evaluate import AbandonedError, RowScores
+from container_src.sft.final_evaluation import compare_with_base
 from container_src.sft.gate import weigh
 from container_src.sft.job import run_job
 from container_src.sft.paths import Paths, resolve_paths
@@ -287,6 +289,42 @@ def test_a_stop_while_the_champion_is_evaluated_leaves_the_job_unjudged(tmp_path
     assert (verdict["decision"], verdict["better"]) == ("unjudged", False)
     assert verdict["reasons"] == ["the job was asked to stop before the champion was evaluated."]
     assert trainer.adapters == ["default"]
+
+
+class _ScoringTrainer(_StoppedTrainer):
+    """Its evaluations find these, one after the other."""
+
+    def __init__(self, *found: RowScores) -> None:
+        super().__init__()
+        self.found = list(found)
+        self.model.disable_adapter = contextlib.nullcontext
+        self.accelerator = SimpleNamespace(unwrap_model=lambda model: self.model)
+        self.latest = (1, None)
+        self.has_time_to_score = lambda rows: True
+
+    def score(self, rows: list[Any]) -> RowScores:
+        return self.found.pop(0)
+
+
+def test_a_champion_that_cannot_be_packed_is_weighed_against_scores_that_are_not_either(tmp_path: Path) -> None:
+    paths = SimpleNamespace(output=tmp_path / "model", checkpoints=tmp_path / "checkpoints")
+    for folder in (paths.output, paths.checkpoints):
+        folder.mkdir()
+    manifest = {"outcome": "completed", "publication": "", "config": dataclasses.asdict(CONFIG)}
+    packed = [dataclasses.replace(_scores(loss), packed=True) for loss in (2.0, 1.9)]
+    trainer = _ScoringTrainer(_scores(1.5), _scores(1.0), _scores(2.0))  # the champion, then tuned and base again
+    weighed = Evaluated({}, "eval", [], *packed)
+    challenge(trainer, _champion(tmp_path), weighed, CONFIG, paths, manifest, {})  # type: ignore[arg-type]
+    assert json.loads((paths.output / champions.VERDICT).read_text())["better"]
+    assert not trainer.found
+
+
+def test_the_base_is_compared_with_scores_made_in_the_same_way() -> None:
+    rows, tuned = [object()] * 40, dataclasses.replace(_scores(1.9), packed=True)
+    trainer = _ScoringTrainer(tuned, _scores(2.0), _scores(1.0))  # packing is given up with the base
+    found = compare_with_base(trainer, "test", rows, 1, CONFIG)  # type: ignore[arg-type]
+    assert found.tuned == _scores(1.0) and found.base == _scores(2.0)
+    assert not trainer.found
 
 
 @pytest.mark.parametrize("lost", ADAPTER_FILES)
