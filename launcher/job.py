@@ -201,10 +201,10 @@ class Job:
     def status(self) -> Status:
         return self.state().status
 
-    def logs(self, follow: bool = False) -> Iterator[str]:
+    def logs(self, follow: bool = False, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[str]:
         """The log so far; with follow, until the job is over."""
         is_over = (lambda: self.status.is_over) if follow else (lambda: True)
-        return iter_log_lines(self.session, self.name, is_over=is_over)
+        return iter_log_lines(self.session, self.name, is_over=is_over, sleep=sleep)
 
     def metrics(self) -> list[Metrics]:
         """Every metric line of the log, in order."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.cli.interrupts import Interrupts
 from launcher.errors import CloudError, JobFailed, JobStopped, LauncherError, NextJobRefused
 
 if TYPE_CHECKING:
@@ -23,9 +24,10 @@ def follow(job: Job, emit: Callable[[str], None]) -> int:
     from launcher import console
 
     try:
-        console.follow(job.logs(follow=True), emit)
-        while job.go_on(job.state(), console.say):
-            console.follow(job.logs(follow=True), emit)
+        with Interrupts() as interrupts:
+            console.follow(interrupts.between(job.logs(follow=True, sleep=interrupts.sleep)), emit)
+            while job.go_on(job.state(), console.say, sleep=interrupts.sleep):
+                console.follow(interrupts.between(job.logs(follow=True, sleep=interrupts.sleep)), emit)
     except KeyboardInterrupt:
         console.say(
             f"{job.name} goes on without you; `launcher logs -f {job.name}` follows it again, "
@@ -45,7 +47,8 @@ def wait(job: Job, timeout: float | None = None, *, sleep: Callable[[float], Non
     from launcher import console
 
     try:
-        return job.wait_over(timeout, say=console.say, sleep=sleep)
+        with Interrupts(sleep) as interrupts:
+            return job.wait_over(timeout, say=console.say, sleep=interrupts.sleep)
     except NextJobRefused:
         raise  # it says itself what there is to do
     except CloudError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -171,14 +172,19 @@ def test_stop_keeps_the_adapter_and_the_next_submit_goes_on(launch, endpoint, wr
     assert launch("wait", resumed.stdout.strip()).returncode == 5
 
 
-def _following(name: str, folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def _following(name: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         [sys.executable, "-m", "launcher", "logs", "-f", name],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as follower:
+        try:
+            yield follower
+        finally:
+            follower.kill()  # one that does not end must not be waited for
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_a_refused_job_on_demand_is_told_as_that_and_not_as_a_wait_that_broke_of
 class RefusedNext(Job):
     """A handle on a spot job that is over, and whose next one cannot be started."""
 
-    def logs(self, follow: bool = False) -> Iterator[str]:
+    def logs(self, follow: bool = False, **kwargs: Any) -> Iterator[str]:
         return iter(())
 
     def state(self) -> JobState:

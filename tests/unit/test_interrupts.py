@@ -1,0 +1,75 @@
+"""Ctrl-C while a command stays with a job: kept while it is busy, at once while it pauses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from launcher.cli.interrupts import Interrupts
+
+
+def _interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_one_that_comes_within_a_request_is_kept_for_the_next_pause() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), Interrupts(sleep=done.append) as interrupts:
+        _interrupt()
+        done.append("the request")
+        interrupts.sleep(5)
+    assert done == ["the request"]
+
+
+def test_one_that_comes_between_lines_lets_the_line_through_and_no_other() -> None:
+    seen = []
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+        for line in interrupts.between("abc"):
+            seen.append(line)
+            if line == "b":
+                _interrupt()
+    assert seen == ["a", "b"]
+
+
+def test_one_that_comes_in_a_pause_ends_it() -> None:
+    def sleep(seconds: float) -> None:
+        _interrupt()
+        threading.Event().wait(seconds)  # a lock's wait lets the handler run, as time.sleep does
+
+    with pytest.raises(KeyboardInterrupt), Interrupts(sleep) as interrupts:
+        interrupts.sleep(600)
+
+
+def test_a_second_one_breaks_in_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        _interrupt()
+        _interrupt()
+        pytest.fail("it went on")
+
+
+def test_what_was_there_is_there_again_and_what_somebody_set_is_left_alone() -> None:
+    with Interrupts():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_thread_follows_without_a_handler() -> None:
+    ended = []
+
+    def follow() -> None:
+        with Interrupts(sleep=ended.append) as interrupts:
+            interrupts.sleep(1)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    thread.join()
+    assert ended == [1]
