@@ -67,17 +67,13 @@ def _find_obstacle_in_adapters(model: Any, base: Any) -> str:
         return "several adapters are in use at a time"
     for number, layer in enumerate(base.model.layers):
         for group in find_groups(layer, number).values():
-            adapted = [module for module in group.modules if is_adapted(module)]
-            names = [adapter_of(module) for module in adapted]
-            ranks = {
-                (module.r[name], module.scaling[name], dropout_of(module))
-                for module, name in zip(adapted, names, strict=True)
-            }
+            adapted = [(module, adapter_of(module)) for module in group.modules if is_adapted(module)]
+            ranks = {(module.r[name], module.scaling[name], dropout_of(module)) for module, name in adapted}
             if len(ranks) > 1:
                 return "adapters of one layer differ in rank, scale or dropout"
             if reason := find_reason_in_adapters(group.rank, ()):
                 return reason
-            for module, name in zip(adapted, names, strict=True):
+            for module, name in adapted:
                 # newer versions of peft keep no use_dora, but what any variant computes instead
                 if getattr(module, "use_dora", {}).get(name) or getattr(module, "lora_variant", {}).get(name):
                     return "the adapters are DoRA's or another variant"

@@ -17,6 +17,7 @@ from typing import Any
 import torch  # noqa: TID253
 
 from . import reference, slots
+from .agreement import describe_refusal, find_difference, load_ops
 from .attention import BlockAttention, FlashAttention
 from .data import Encoded
 from .decoder import Decoder, find_obstacle
@@ -25,7 +26,6 @@ from .gpu_room import free_bytes, shape_of
 from .log import say, warn
 from .memory_plan import OVERHEAD, ROOM, Load, Setting, choose_setting, estimate_bytes, whole_tiles
 from .out_of_memory import is_out_of_memory, shorten
-from .packed_scores import describe_refusal, find_difference, load_ops
 from .packing import Layout, choose_buckets, find_bucket, pack, split_by_tokens
 
 BUCKETS = 8

@@ -20,7 +20,7 @@ def shape_of(model: Any) -> Shape:
         kv_heads=settings.num_key_value_heads,
         head=head,
         vocabulary=settings.vocab_size,
-        rank=max(settings.r for settings in model.peft_config.values()),
+        rank=max(adapter.r for adapter in model.peft_config.values()),
     )
 
 

@@ -29,9 +29,11 @@ class Interrupts:
             self._before = signal.signal(signal.SIGINT, self._take)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+        if kind is None:
+            self.check()  # what is kept is not lost where neither a pause nor a line came after it
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if self._pausing or self._asked:

@@ -34,6 +34,20 @@ def test_one_that_comes_between_lines_lets_the_line_through_and_no_other() -> No
     assert seen == ["a", "b"]
 
 
+def test_one_that_nothing_comes_after_is_not_lost() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        _interrupt()
+        done.append("the last request")
+    assert done == ["the last request"]
+
+
+def test_an_error_that_comes_after_one_is_not_hidden() -> None:
+    with pytest.raises(OSError, match="gone"), Interrupts():
+        _interrupt()
+        raise OSError("gone")
+
+
 def test_one_that_comes_in_a_pause_ends_it() -> None:
     def sleep(seconds: float) -> None:
         _interrupt()
