@@ -11,15 +11,19 @@ compiles and is shown apart; of the next two the faster one counts. Memory is wh
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training import MODELS, make_base, make_config, make_rows
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout is measured, whatever is installed
 
-from container_src.sft.evaluate import RowScores, score_rows
+from generated import MODELS, PER_STEP, make_base, make_config, make_rows  # noqa: E402
+
+from container_src.sft.evaluate import RowScores, score_rows  # noqa: E402
 
 COUNT = 512
 
@@ -48,7 +52,7 @@ def load(args: argparse.Namespace, base: Path) -> tuple[Any, Any]:
     from container_src.sft.model import attach_adapters, choose_dtype, find_base, load_base
     from container_src.sft.paths import resolve_paths
 
-    config = make_config(args, base)
+    config = make_config(base, args.tiny, compute_dtype=args.dtype)
     (base / "rows").mkdir()
     environ = {"SAGEMAKER_BASE_DIR": str(base / "job"), "SM_CHANNEL_TRAIN": str(base / "rows")}
     paths = resolve_paths(config, environ)
@@ -69,7 +73,6 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=8, help="rows of a padded batch")
     parser.add_argument("--tiny", action="store_true", help="the family's stand-in, on a CPU too")
     args = parser.parse_args()
-    args = argparse.Namespace(**vars(args), equal=False, dropout=0.05, steps=1, checkpointing=False, fast="auto")
     from accelerate import Accelerator
 
     from container_src.sft.batches import Padding
@@ -77,10 +80,10 @@ def main() -> None:
     from container_src.sft.packed_scores import PackedScores
 
     with tempfile.TemporaryDirectory() as folder:
-        make_base(args, Path(folder))
+        make_base(args.model, args.tiny, Path(folder))
         model, dtype = load(args, Path(folder))
     vocabulary = model.get_base_model().config.vocab_size
-    rows = [Encoded(row, row, False, True) for row in make_rows(args.rows, COUNT // 8, vocabulary)]
+    rows = [Encoded(row, row, False, True) for row in make_rows(args.rows, COUNT // PER_STEP, vocabulary)]
     kind = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(dtype), "no")
     accelerator, packed = Accelerator(mixed_precision=kind), PackedScores(model, dtype, lambda: False, lambda: False)
     ways = {

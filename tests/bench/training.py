@@ -21,7 +21,6 @@ import importlib.util
 import json
 import math
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -32,20 +31,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(REPOSITORY))  # this checkout is what is measured, whatever is installed
 
+from generated import MODELS, PER_STEP, architecture_of, make_base, make_config, make_rows  # noqa: E402
 from step_clock import BLOCK, PROFILED, Clock  # noqa: E402
 
-from container_src.sft.architectures import count_parameters, find_architecture, shrink  # noqa: E402
+from container_src.sft.architectures import count_parameters  # noqa: E402
 from container_src.sft.config import TrainConfig  # noqa: E402
 
-MODELS = {
-    "qwen2.5-1.5b": "Qwen/Qwen2.5-1.5B",
-    "qwen2.5-7b": "Qwen/Qwen2.5-7B",
-    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-    "gemma-2b": "google/gemma-2b-it",
-    "llama2-7b": "meta-llama/Llama-2-7b-hf",
-}
 WAYS = ("ours", "trl", "unsloth")
-PER_STEP = 8
 PEAK_FLOPS = 790e12
 EQUAL_WITHIN = 0.005
 
@@ -65,63 +57,17 @@ class Result:
     predicted_gib: float = 0.0
 
 
-def make_rows(kind: str, steps: int, vocabulary: int) -> list[list[int]]:
-    """Rows of tokens: of mixed lengths, all long, or (to learn from) each counting on from somewhere."""
-    source = random.Random(0)
-    count = PER_STEP * steps
-    if kind == "learnable":
-        starts = [(source.randrange(97), source.choice((1, 2, 3)), source.randint(24, 96)) for _ in range(count)]
-        return [[5 + (start + pace * place) % 97 for place in range(length)] for start, pace, length in starts]
-    if kind == "mixed":
-        lengths = [max(32, min(1024, int(source.lognormvariate(5.3, 0.6)))) for _ in range(count)]
-    else:
-        lengths = [{"long": 2048, "1k": 1024, "512": 512}[kind]] * count
-    if vocabulary < 4096:  # a stand-in
-        lengths = [length // 16 for length in lengths]
-    return [[source.randrange(5, vocabulary - 5) for _ in range(length)] for length in lengths]
-
-
-def make_base(args: argparse.Namespace, folder: Path) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from container_src.sft.stand_in import make_tokenizer
-
-    architecture = _architecture(args)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**architecture))
-    torch.set_default_dtype(torch.float32)
-    model.save_pretrained(folder, safe_serialization=True, max_shard_size="4GB")
-    make_tokenizer(["a b c"], architecture["model_type"]).save_pretrained(folder)
-
-
-def _architecture(args: argparse.Namespace) -> dict[str, Any]:
-    found = find_architecture(MODELS[args.model])
-    assert found is not None
-    return shrink(found) if args.tiny else found
-
-
-def make_config(args: argparse.Namespace, base: Path) -> TrainConfig:
-    """The seed's recipe: batches of 2 x 4, rank 16 on all seven projections, dropout 0.05."""
-    config = TrainConfig(
-        model_name_or_path=str(base),
-        max_length=2048,
+def _make_config(args: argparse.Namespace, base: Path) -> TrainConfig:
+    return make_config(
+        base,
+        args.tiny,
         lora_dropout=0.0 if args.equal else args.dropout,
         max_steps=args.steps + PROFILED,
         logging_steps=BLOCK,
-        eval_strategy="no",
-        save_steps=10**6,
-        learning_rate=2e-4,
         compute_dtype=args.dtype,
         gradient_checkpointing=args.checkpointing,
-        load_in_4bit=not args.tiny,
-        optim="adamw_torch" if args.tiny else "paged_adamw_32bit",
-        seed=0,
+        fast_step="on" if args.tiny else args.fast,
     )
-    return dataclasses.replace(config, fast_step="on" if args.tiny else args.fast)
 
 
 def run_ours(args: argparse.Namespace, base: Path) -> Result:
@@ -140,7 +86,7 @@ def run_ours(args: argparse.Namespace, base: Path) -> Result:
     from container_src.sft.stop import Stopping
     from container_src.sft.trainer import make_trainer
 
-    config = make_config(args, base)
+    config = _make_config(args, base)
     clock = Clock(args.steps)
     (base / "rows").mkdir(exist_ok=True)
     paths = resolve_paths(dataclasses.replace(config, train_data_path=str(base / "rows")),
@@ -185,7 +131,7 @@ def run_trl(args: argparse.Namespace, base: Path) -> Result:
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    config = make_config(args, base)
+    config = _make_config(args, base)
     clock = Clock(args.steps)
     cuda = torch.cuda.is_available()
     quantised = BitsAndBytesConfig(
@@ -226,7 +172,7 @@ def run_unsloth(args: argparse.Namespace, base: Path) -> Result:
     import trl
     from datasets import Dataset
 
-    config = make_config(args, base)
+    config = _make_config(args, base)
     clock = Clock(args.steps)
     model, tokenizer = FastLanguageModel.from_pretrained(
         str(base), max_seq_length=2048, dtype=_dtype(args), load_in_4bit=True
@@ -284,7 +230,7 @@ def _losses(trainer: Any) -> list[float]:
 
 def _ordered_rows(args: argparse.Namespace) -> list[list[int]]:
     kind = "learnable" if args.equal else args.rows
-    return make_rows(kind, args.steps + PROFILED, _architecture(args)["vocab_size"])
+    return make_rows(kind, args.steps + PROFILED, architecture_of(args.model, args.tiny)["vocab_size"])
 
 
 def _columns(args: argparse.Namespace) -> dict[str, Any]:
@@ -351,7 +297,7 @@ def run_way(args: argparse.Namespace, way: str, base: Path) -> Result | None:
 
 
 def print_table(args: argparse.Namespace, results: list[Result]) -> None:
-    parameters = count_parameters(_architecture(args))
+    parameters = count_parameters(architecture_of(args.model, args.tiny))
     what = "rows to learn from, no dropout" if args.equal else f"{args.rows} rows, dropout {args.dropout}"
     print(f"\n{args.model}, {what}, {PER_STEP} rows a step, {parameters:,} parameters")
     print("| way | wall ms | GPU ms | kernels | tokens/s | peak GiB | predicted | reserved | of the floor | first s |")
@@ -414,7 +360,7 @@ def main() -> int:
         base.mkdir(parents=True, exist_ok=True)
         (base / "adapters.pt").unlink(missing_ok=True)
         if not (base / "config.json").exists():
-            make_base(args, base)
+            make_base(args.model, args.tiny, base)
         asked = [way for way in WAYS if way in _importable(args)]  # ours first, which the others are held against
         results = [found for way in asked if (found := run_way(args, way, base)) is not None]
     print_table(args, results)
