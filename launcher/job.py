@@ -238,6 +238,7 @@ class Job:
         """
         if not (state.spot and state.lacked_capacity):
             return False
+        sleep(0)  # where a Ctrl-C that was kept ends it: what comes now may start a job that costs
         following = on_demand.find_next(self.session, self.description(), say, sleep=sleep)
         self.name = following or self.name
         return bool(following)

@@ -6,6 +6,7 @@ connection pool has just taken its lock; putting the connection back then waits 
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -13,9 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
+LATER = b"Ending after this request; Ctrl-C again ends at once.\n"
+
 
 class Interrupts:
-    """Within it Ctrl-C is kept for the next pause or line; a second one breaks in at once, wherever it is."""
+    """Within it Ctrl-C is kept for the next pause or line; a second one breaks in at once, wherever it is.
+
+    Not to be nested: the inner one would leave it to the outer one, which does not see its pauses.
+    """
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
@@ -32,13 +38,14 @@ class Interrupts:
     def __exit__(self, kind: object, *error: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-        if kind is None:
+        if kind in (None, TimeoutError):
             self.check()  # what is kept is not lost where neither a pause nor a line came after it
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self._pausing or self._asked:
+        at_once, self._asked = self._pausing or self._asked, True
+        if at_once:
             raise KeyboardInterrupt
-        self._asked = True
+        os.write(2, LATER)  # not through a buffer, which may be what was broken into
 
     def sleep(self, seconds: float) -> None:
         self._pausing = True
@@ -54,5 +61,7 @@ class Interrupts:
 
     def between(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:
+            self.check()  # whoever reads the lines may have ended by the same Ctrl-C
             yield line
             self.check()
+        self.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,13 +16,14 @@ def _interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_one_that_comes_within_a_request_is_kept_for_the_next_pause() -> None:
+def test_one_that_comes_within_a_request_is_kept_for_the_next_pause(capfd: pytest.CaptureFixture[str]) -> None:
     done = []
     with pytest.raises(KeyboardInterrupt), Interrupts(sleep=done.append) as interrupts:
         _interrupt()
         done.append("the request")
         interrupts.sleep(5)
     assert done == ["the request"]
+    assert "Ctrl-C again ends at once" in capfd.readouterr().err
 
 
 def test_one_that_comes_between_lines_lets_the_line_through_and_no_other() -> None:
@@ -40,6 +42,35 @@ def test_one_that_nothing_comes_after_is_not_lost() -> None:
         _interrupt()
         done.append("the last request")
     assert done == ["the last request"]
+
+
+def test_a_line_that_comes_after_one_is_not_printed() -> None:
+    """Its reader may be gone: Ctrl-C on `logs -f | tee` ends both."""
+
+    def lines() -> Iterator[str]:
+        _interrupt()
+        yield "late"
+
+    seen: list[str] = []
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+        seen.extend(interrupts.between(lines()))
+    assert not seen
+
+
+def test_one_that_comes_before_the_time_is_up_is_not_taken_for_that() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        _interrupt()
+        raise TimeoutError("not over after 5 s")
+
+
+def test_one_in_a_pause_lets_the_next_one_in_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt) as second, Interrupts(lambda seconds: _interrupt()) as interrupts:
+        try:
+            interrupts.sleep(5)
+        finally:
+            _interrupt()  # within what cleans up
+            pytest.fail("it was kept")
+    assert second.value.__context__ is not None
 
 
 def test_an_error_that_comes_after_one_is_not_hidden() -> None:
